@@ -1,0 +1,141 @@
+"""The promises that every step must declare, where it is defined. A missing or contradictory promise is a TypeError at import."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Protocol
+
+from bot.model import Attempt, Plan
+from bot.ports import Backup, Clock, Database, Journal, MigrationTool, Platform, Web
+
+
+class OnCrash(StrEnum):
+    """What may be done when the bot died between the intent and the outcome."""
+
+    RERUN = "rerun"  #: twice is harmless
+    PROBE = "probe"  #: ask the world whether it happened, then decide
+    ASK = "ask"  #: a person decides on the evidence
+
+
+class Happened(StrEnum):
+    """A probe's answer. UNKNOWN makes it a person's decision."""
+
+    YES = "yes"
+    NO = "no"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Probed:
+    happened: Happened
+    summary: str
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """How a step ended well: one line for people, facts for the report."""
+
+    summary: str
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+class TargetParts(Protocol):
+    """What a step may use of a target."""
+
+    name: str
+    tool: MigrationTool
+    database: Database
+    backup: Backup
+    platform: Platform
+    checks: Any
+
+
+@dataclass
+class World:
+    """What a step sees: the target's parts, the plan, its own attempt, and what earlier steps left."""
+
+    target: Any
+    plan: Plan
+    run: str
+    step: str
+    attempt: int
+    earlier: Mapping[str, Attempt]
+    journal: Journal
+    clock: Clock
+    web: Web
+    changed: Callable[[], Awaitable[None]]
+
+    @property
+    def application(self) -> str:
+        return application(self.run, self.step, self.attempt)
+
+    async def may_begin(self) -> bool:
+        run = await self.journal.run(self.run)
+        last = run.last_attempt(self.step)
+        return last is not None and last.attempt == self.attempt and last.state == "intended" and run.digest == self.plan.digest()
+
+    async def remember(self, **facts: Any) -> None:
+        await self.journal.remember(self.run, self.step, self.attempt, facts)
+
+    async def progress(self, text: str) -> None:
+        await self.journal.progress(self.run, self.step, self.attempt, text)
+        await self.changed()
+
+
+def application(run: str, step: str, attempt: int) -> str:
+    """The application_name of every session that an attempt opens; Postgres cuts at 63 bytes."""
+    return f"backout/{run}/{step}/{attempt}"[:63]
+
+
+Body = Callable[[World], Awaitable[Evidence]]
+Probe = Callable[[World, Attempt], Awaitable[Probed]]
+
+
+@dataclass(frozen=True)
+class Step:
+    """A function bound to its promises."""
+
+    name: str
+    says: str
+    body: Body
+    on_crash: OnCrash
+    timeout: dt.timedelta
+    destructive: bool
+    probe: Probe | None
+    retries: int
+
+
+def step(
+    *,
+    on_crash: OnCrash,
+    timeout: dt.timedelta,
+    destructive: bool,
+    says: str,
+    probe: Probe | None = None,
+    retries: int = 0,
+) -> Callable[[Body], Step]:
+    """Declare a step. `says` is its name on the card; `retries` happen unasked and so never on a destructive step."""
+    if on_crash is OnCrash.PROBE and probe is None:
+        raise TypeError("PROBE needs a probe")
+    if on_crash is not OnCrash.PROBE and probe is not None:
+        raise TypeError(f"{on_crash} has no use for a probe")
+    if retries and (destructive or on_crash is OnCrash.ASK):
+        raise TypeError("a destructive step, or one that asks, is never retried unasked")
+
+    def bind(body: Body) -> Step:
+        return Step(
+            name=body.__name__,
+            says=says,
+            body=body,
+            on_crash=on_crash,
+            timeout=timeout,
+            destructive=destructive,
+            probe=probe,
+            retries=retries,
+        )
+
+    return bind

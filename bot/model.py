@@ -1,0 +1,367 @@
+"""The nouns, frozen, and the state table of a run. Words are those of docs/architecture.md; shapes are what the journal stores."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import json
+from enum import StrEnum
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Noun(BaseModel):
+    """A frozen value that survives the journal: everything in it is JSON."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+# ------------------------------------------------------------------ a run's states
+
+
+class State(StrEnum):
+    PLANNING = "planning"
+    REHEARSING = "rehearsing"
+    AWAITING_APPROVAL = "awaiting_approval"
+    RUNNING = "running"
+    NEEDS_DECISION = "needs_decision"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    ABORTED = "aborted"
+    REJECTED = "rejected"
+    EXPIRED = "expired"
+    REFUSED = "refused"
+
+
+_S = State
+#: The only changes of state there are. The journal refuses any other.
+TRANSITIONS: dict[State, frozenset[State]] = {
+    _S.PLANNING: frozenset({_S.REHEARSING, _S.AWAITING_APPROVAL, _S.REFUSED, _S.ABORTED}),
+    _S.REHEARSING: frozenset({_S.AWAITING_APPROVAL, _S.REFUSED, _S.ABORTED}),
+    _S.AWAITING_APPROVAL: frozenset({_S.RUNNING, _S.REJECTED, _S.EXPIRED, _S.ABORTED, _S.REFUSED}),
+    _S.RUNNING: frozenset({_S.NEEDS_DECISION, _S.AWAITING_APPROVAL, _S.SUCCEEDED, _S.FAILED, _S.ABORTED, _S.REFUSED}),
+    _S.NEEDS_DECISION: frozenset({_S.RUNNING}),
+    **{end: frozenset() for end in (_S.SUCCEEDED, _S.FAILED, _S.ABORTED, _S.REJECTED, _S.EXPIRED, _S.REFUSED)},
+}
+ENDS: frozenset[State] = frozenset(state for state, following in TRANSITIONS.items() if not following)
+OPEN: frozenset[State] = frozenset(TRANSITIONS) - ENDS
+
+
+class Severity(StrEnum):
+    """The incident's."""
+
+    CRITICAL = "critical"
+    HIGH = "high"
+    MEDIUM = "medium"
+    LOW = "low"
+
+
+class LossClass(StrEnum):
+    """The plan's."""
+
+    NONE = "none"
+    MEDIUM = "medium"
+    HIGH = "high"
+
+
+# ------------------------------------------------------------------ the target's history
+
+DowngradeKind = Literal["real", "empty", "raises", "missing", "unknown"]
+
+
+class Revision(Noun):
+    """One migration script as its tool reads it where it is deployed."""
+
+    revision: str
+    down: tuple[str, ...] = ()
+    depends_on: tuple[str, ...] = ()
+    message: str = ""
+    date: str | None = None
+    path: str = ""
+    sha256: str = ""
+    downgrade: DowngradeKind = "unknown"
+    #: the source of downgrade(), for reading what it destroys; empty when it can't be had
+    source: str = ""
+
+
+class History(Noun):
+    """What a migration tool said about a target: its scripts, and where the database stands."""
+
+    revisions: tuple[Revision, ...]
+    heads: tuple[str, ...]
+    bases: tuple[str, ...]
+    current: tuple[str, ...]
+    version_table: str = "alembic_version"
+    version_table_schema: str | None = None
+    #: the tool opens one transaction for the whole downgrade (False: one per migration, or none)
+    one_transaction: bool = False
+    #: things a reader of the card should know, e.g. a statement that a read-only session refused
+    remarks: tuple[str, ...] = ()
+
+
+class Identity(Noun):
+    """Which database this is. `started` is the postmaster's start, `timeline` changes on failover."""
+
+    system: str
+    timeline: int
+    oid: int
+    database: str
+    version: int
+    started: str
+    in_recovery: bool = False
+
+    def same_database(self, other: Identity) -> bool:
+        """Restarts aside: the same bytes on the same timeline (databases.md F14)."""
+        mine = (self.system, self.timeline, self.oid, self.database, self.in_recovery)
+        return mine == (other.system, other.timeline, other.oid, other.database, other.in_recovery)
+
+
+class Connect(Noun):
+    """Where a database is and who enters. Never stored, never shown."""
+
+    host: str
+    port: int
+    user: str
+    password: str = Field(default="", repr=False)
+    database: str
+    sslmode: str | None = None
+
+    def url(self, scheme: str = "postgresql") -> str:
+        from urllib.parse import quote
+
+        secret = f":{quote(self.password, safe='')}" if self.password else ""
+        tail = f"?sslmode={self.sslmode}" if self.sslmode else ""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{scheme}://{quote(self.user, safe='')}{secret}@{host}:{self.port}/{quote(self.database, safe='')}{tail}"
+
+
+class Session(Noun):
+    """A session on the target's server. `age` in seconds since its transaction began, None when the role may not see it."""
+
+    pid: int
+    user: str | None = None
+    application: str = ""
+    state: str | None = None
+    age: float | None = None
+    query: str = ""
+
+
+class Snapshot(Noun):
+    """The catalog at one instant: object name -> definition, e.g. 'column public.orders.score' -> 'integer', 'index public.ix' -> 'CREATE INDEX ... [valid]'.
+
+    `counts` are exact rows by 'schema.table'; a table that is not in it was not counted and is named in `uncounted` with the reason.
+    """
+
+    objects: dict[str, str]
+    counts: dict[str, int] = Field(default_factory=dict)
+    uncounted: dict[str, str] = Field(default_factory=dict)
+
+    def fingerprint(self) -> str:
+        return digest_of(self.objects)
+
+
+class Answer(Noun):
+    """Rows of a verification query; values are JSON (dates and numerics as text)."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Any, ...], ...]
+    truncated: bool = False
+
+
+class BackupFile(Noun):
+    """A copy of a target that lies in a store."""
+
+    name: str
+    path: str
+    sha256: str
+    size: int
+    format: str = "custom"
+    objects: int = 0
+
+
+# ------------------------------------------------------------------ the plan
+
+
+class Loss(Noun):
+    """One thing that the downgrade destroys, as far as reading the scripts tells. `certain` is False where the script can't be read."""
+
+    kind: Literal["table", "column", "rows", "index", "constraint", "policy", "type", "unreadable"]
+    name: str
+    revision: str
+    certain: bool = True
+
+
+class Undone(Noun):
+    revision: str
+    message: str
+    date: str | None
+    sha256: str
+
+
+class PlanStep(Noun):
+    name: str
+    params: dict[str, Any] = Field(default_factory=dict)
+
+
+class Plan(Noun):
+    """Frozen: what will be done to which database. Everything in it is covered by the digest except `expected_seconds` and `remarks`."""
+
+    target: str
+    strategy: Literal["downgrade"] = "downgrade"
+    from_: str
+    to: str
+    #: newest first, in the order in which they are undone
+    undone: tuple[Undone, ...]
+    steps: tuple[PlanStep, ...]
+    loss: tuple[Loss, ...] = ()
+    loss_class: LossClass = LossClass.NONE
+    identity: Identity
+    version_table: str = "alembic_version"
+    version_table_schema: str | None = None
+    one_transaction: bool = False
+    #: names of the sql verifications, so that editing one changes the digest
+    verify: tuple[str, ...] = ()
+    expected_seconds: float | None = None
+    remarks: tuple[str, ...] = ()
+
+    def digest(self) -> str:
+        """sha256 (first 16 hex digits are shown) of the canonical JSON; the postmaster's start is not part of it: a restart is the same database."""
+        body = self.model_dump(mode="json", exclude={"expected_seconds", "remarks"})
+        body["identity"].pop("started")
+        return digest_of(body)
+
+
+def digest_of(value: Any) -> str:
+    """sha256, hex, of canonical JSON: sorted keys, no spaces, UTF-8."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+# ------------------------------------------------------------------ people
+
+
+class Person(Noun):
+    """Who is asking. `team` is the Slack team; "cli" for the command line, whose people proved themselves by a token."""
+
+    id: str
+    team: str = ""
+
+
+class Seat(Noun):
+    """One needed approval. `by` is None while it is open."""
+
+    role: str
+    by: str | None = None
+    at: dt.datetime | None = None
+
+
+class Need(Noun):
+    """What the policy asks for: seats in the policy's order, how long a seat waits, whether the requester may sit."""
+
+    roles: tuple[str, ...]
+    within: dt.timedelta
+    self_approval: bool = False
+    advice: str | None = None
+
+
+# ------------------------------------------------------------------ a run and what the journal knows of it
+
+
+class Request(Noun):
+    """The command, as it was stored before it was acknowledged."""
+
+    target: str
+    rev: str
+    reason: str
+    severity: Severity
+    by: Person
+    #: the Slack channel of the card; None when the target has none
+    channel: str | None = None
+    #: where a private answer may go; emptied once used
+    response_url: str | None = Field(default=None, repr=False)
+
+
+class AttemptState(StrEnum):
+    INTENDED = "intended"
+    DONE = "done"
+    FAILED = "failed"
+    UNKNOWN = "unknown"
+
+
+class Attempt(Noun):
+    """One try at one step. `facts` is its evidence: small JSON, shown on the decision card and in the post-mortem."""
+
+    step: str
+    attempt: int
+    state: AttemptState
+    executor: str
+    began: dt.datetime
+    ended: dt.datetime | None = None
+    summary: str = ""
+    progress: str = ""
+    facts: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def seconds(self) -> float | None:
+        return None if self.ended is None else round((self.ended - self.began).total_seconds(), 3)
+
+
+class Event(Noun):
+    """One line of the journal. `seq` grows by one within a run; `data` is small JSON."""
+
+    seq: int
+    at: dt.datetime
+    kind: str
+    data: dict[str, Any] = Field(default_factory=dict)
+
+
+class Run(Noun):
+    """One request, from the command to the report, as the journal has it now."""
+
+    id: str
+    target: str
+    state: State
+    request: Request
+    plan: Plan | None = None
+    digest: str | None = None
+    seats: tuple[Seat, ...] = ()
+    #: roles of the ladder that were asked besides the seats' own
+    escalated: tuple[str, ...] = ()
+    #: where the run is heading once the writers are started again: aborted or failed
+    ending: State | None = None
+    #: the decision that waits to be carried out
+    decision: str | None = None
+    refusal: dict[str, str] | None = None
+    attempts: tuple[Attempt, ...] = ()
+    seq: int
+    created: dt.datetime
+    ended: dt.datetime | None = None
+
+    def last_attempt(self, step: str) -> Attempt | None:
+        mine = [a for a in self.attempts if a.step == step]
+        return mine[-1] if mine else None
+
+    @property
+    def from_(self) -> str | None:
+        return self.plan.from_ if self.plan else None
+
+    @property
+    def to(self) -> str:
+        return self.plan.to if self.plan else self.request.rev
+
+
+class Delivery(Noun):
+    """What the channel already has of a run: the card's place, and the events and texts that were sent."""
+
+    channel: str
+    ts: str
+    content: str = ""
+
+
+class Alarm(Noun):
+    """A deadline. `kind` is 'seat' (an approval waits) or 'down' (the target is down for too long)."""
+
+    run: str
+    kind: str
+    due: dt.datetime
