@@ -7,6 +7,7 @@ import hashlib
 import json
 from enum import StrEnum
 from typing import Any, Literal
+from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -128,8 +129,6 @@ class Connect(Noun):
     sslmode: str | None = None
 
     def url(self, scheme: str = "postgresql") -> str:
-        from urllib.parse import quote
-
         secret = f":{quote(self.password, safe='')}" if self.password else ""
         tail = f"?sslmode={self.sslmode}" if self.sslmode else ""
         host = f"[{self.host}]" if ":" in self.host else self.host
@@ -148,7 +147,9 @@ class Session(Noun):
 
 
 class Snapshot(Noun):
-    """The catalog at one instant: object name -> definition, e.g. 'column public.orders.score' -> 'integer', 'index public.ix' -> 'CREATE INDEX ... [valid]'.
+    """The catalog at one instant: object name -> definition.
+
+    E.g. 'column public.orders.score' -> 'integer', 'index public.ix' -> 'CREATE INDEX ... [valid]'.
 
     `counts` are exact rows by 'schema.table'; a table that is not in it was not counted and is named in `uncounted` with the reason.
     """
@@ -226,7 +227,7 @@ class Plan(Noun):
     remarks: tuple[str, ...] = ()
 
     def digest(self) -> str:
-        """sha256 (first 16 hex digits are shown) of the canonical JSON; the postmaster's start is not part of it: a restart is the same database."""
+        """sha256, hex, of the canonical JSON. The postmaster's start is not part of it: a restart is the same database."""
         body = self.model_dump(mode="json", exclude={"expected_seconds", "remarks"})
         body["identity"].pop("started")
         return digest_of(body)
@@ -365,3 +366,48 @@ class Alarm(Noun):
     run: str
     kind: str
     due: dt.datetime
+
+
+# ------------------------------------------------------------------ what people are shown
+
+
+class SeatView(Noun):
+    """A seat with who could fill it: user ids, the ladder's escalated holders included."""
+
+    role: str
+    title: str
+    by: str | None = None
+    holders: tuple[str, ...] = ()
+
+
+class StepView(Noun):
+    """A planned step and its newest attempt. `state` is 'waiting' before the first."""
+
+    name: str
+    says: str
+    state: str = "waiting"
+    attempt: int = 0
+    seconds: float | None = None
+    summary: str = ""
+    progress: str = ""
+
+
+class View(Noun):
+    """Everything that a card, a thread, `status` and the report are rendered from; nothing else is looked up."""
+
+    run: Run
+    events: tuple[Event, ...]
+    seats: tuple[SeatView, ...] = ()
+    steps: tuple[StepView, ...] = ()
+    #: until when the open seats wait before the next rung is asked
+    until: dt.datetime | None = None
+    #: role -> title, for every role that is named
+    titles: dict[str, str] = Field(default_factory=dict)
+    advice: str | None = None
+    #: when-not-to-roll-back questions, and the checklist; answers are events of kind 'ticked'
+    questions: tuple[str, ...] = ()
+    checklist: tuple[str, ...] = ()
+    ticked: tuple[str, ...] = ()
+    #: commands that restore the backup by hand, once there is one
+    restore_commands: tuple[str, ...] = ()
+    now: dt.datetime

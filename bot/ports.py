@@ -8,6 +8,7 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
+from bot.errors import Refusal
 from bot.model import (
     Alarm,
     Answer,
@@ -25,6 +26,7 @@ from bot.model import (
     Session,
     Snapshot,
     State,
+    View,
 )  # fmt: skip
 
 Progress = Callable[[str], Awaitable[None]]
@@ -229,7 +231,7 @@ class Journal(Protocol):
         """The plan, its digest and its open seats; former approvals are void. planning|running -> awaiting_approval."""
 
     async def seat(self, run: str, digest: str, role: str, by: str, **data: Any) -> bool:
-        """Fill the first open seat of `role`. False when there is none, the digest is old, the state is another or the person already sits."""
+        """Fill the first open seat of `role`. False: none is open, the digest is old, the state is another, or they sit already."""
 
     async def unseat(self, run: str, by: str) -> bool: ...
     async def decide(self, run: str, decision: str, by: str) -> bool:
@@ -273,6 +275,42 @@ class Journal(Protocol):
         """A stored request was worked off: its payload is emptied, its key kept for a day."""
 
     async def ping(self) -> None: ...
+
+
+class Rollbacks(Protocol):
+    """The product, as the channel and the command line may use it (bot/rollback/flow.py).
+
+    Everything raises Denied (not yours) or Refusal (Backout would not), whose sentences are for the asking person alone; both are journaled.
+    """
+
+    async def request(self, request: Request) -> Run:
+        """Start a run: stored, planned in the background. Raises Refusal(run_in_progress, unknown_target, ...)."""
+
+    async def preview(self, target: str, rev: str) -> Plan:
+        """What a run would do; changes nothing."""
+
+    async def approve(self, run: str, digest: str, by: Person) -> None: ...
+    async def withdraw(self, run: str, by: Person) -> None: ...
+    async def reject(self, run: str, digest: str, by: Person, reason: str) -> None: ...
+    async def cancel(self, run: str, by: Person) -> None: ...
+    async def decide(self, run: str, decision: str, by: Person) -> None:
+        """`decision`: retry, restore, leave or escalate."""
+
+    async def note(self, run: str, text: str, by: Person) -> None: ...
+    async def tick(self, run: str, items: Sequence[str], by: Person) -> None:
+        """The checklist's and the questions' boxes that are ticked now."""
+
+    async def view(self, run: str) -> View: ...
+    async def newest(self, *, channel: str | None = None, target: str | None = None) -> str | None:
+        """The newest open run there, else the newest."""
+
+    async def history(self, target: str, limit: int = 20) -> tuple[Run, ...]: ...
+    async def backups(self, target: str) -> tuple[Mapping[str, Any], ...]: ...
+    async def check(self, target: str) -> tuple[Refusal, ...]:
+        """What stands in the way of a rollback right now; empty when ready."""
+
+    async def report(self, run: str) -> str:
+        """The post-mortem as Markdown: the same bytes every time once the run has ended."""
 
 
 class People(Protocol):
