@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
 
-from bot.model import Attempt, Plan
+from bot.errors import BackoutError
+from bot.model import Attempt, AttemptState, Plan
 from bot.ports import Backup, Clock, Database, Journal, MigrationTool, Platform, Web
 
 
@@ -43,30 +44,75 @@ class Evidence:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
-class TargetParts(Protocol):
+class SqlCheck(Protocol):
+    """A named query of `verify`; `expected` is ... when the target names none."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def sql(self) -> str: ...
+    @property
+    def expected(self) -> Any: ...
+    @property
+    def blocking(self) -> bool: ...
+
+
+class HealthCheck(Protocol):
+    """`expected`: dotted JSON path -> value."""
+
+    @property
+    def url(self) -> str: ...
+    @property
+    def expected(self) -> Mapping[str, Any] | None: ...
+
+
+@dataclass(frozen=True)
+class TargetParts:
     """What a step may use of a target."""
 
     name: str
+    channels: tuple[str, ...]
     tool: MigrationTool
     database: Database
     backup: Backup
     platform: Platform
-    checks: Any
+    verify: tuple[SqlCheck, ...]
+    health: HealthCheck | None
+    #: how long a backup is kept after its run
+    keep: dt.timedelta
+    questions: tuple[str, ...]
+    checklist: tuple[str, ...]
+
+
+class PlanChanged(BackoutError):
+    """Planned again, it comes out differently: approvals are void. `what` says why, in sentences."""
+
+    def __init__(self, plan: Plan, what: tuple[str, ...]) -> None:
+        super().__init__("; ".join(what))
+        self.plan = plan
+        self.what = what
 
 
 @dataclass
 class World:
-    """What a step sees: the target's parts, the plan, its own attempt, and what earlier steps left."""
+    """What a step sees: the target's parts, the plan, its own attempt, and what earlier steps left. It is the ports' Work."""
 
-    target: Any
+    target: TargetParts
     plan: Plan
     run: str
     step: str
     attempt: int
+    #: the attempt of each earlier step that was done
     earlier: Mapping[str, Attempt]
+    #: earlier attempts at this step, oldest first
+    former: tuple[Attempt, ...]
     journal: Journal
     clock: Clock
     web: Web
+    #: plan again and compare; raises PlanChanged or Refusal
+    replan: Callable[[], Awaitable[None]]
+    #: everything that is checked after the downgrade
+    verification: Callable[[World], Awaitable[list[dict[str, Any]]]]
     changed: Callable[[], Awaitable[None]]
 
     @property
@@ -76,7 +122,7 @@ class World:
     async def may_begin(self) -> bool:
         run = await self.journal.run(self.run)
         last = run.last_attempt(self.step)
-        return last is not None and last.attempt == self.attempt and last.state == "intended" and run.digest == self.plan.digest()
+        return last is not None and last.attempt == self.attempt and last.state is AttemptState.INTENDED and run.digest == self.plan.digest()
 
     async def remember(self, **facts: Any) -> None:
         await self.journal.remember(self.run, self.step, self.attempt, facts)

@@ -28,8 +28,9 @@ class BackoutError(Exception):
 class Refusal(BackoutError):
     """Backout would not. `code` is stable (docs/contract.md), `message` says what happened and what it means, `next` what to do."""
 
-    def __init__(self, code: str, message: str, next: str) -> None:  # noqa: A002  the contract's word
+    def __init__(self, code: str, message: str, next: str, *, warning: bool = False) -> None:  # noqa: A002  the contract's word
         super().__init__(message)
+        self.warning = warning
         self.code = code
         self.message = message
         self.next = next

@@ -170,8 +170,11 @@ class Platform(Protocol):
     """Where the application runs."""
 
     kind: str
+    #: does it stop anybody? False: nothing can be promised about what is written meanwhile
+    stops: bool
 
-    async def start_writers(self, work: Work) -> Mapping[str, Any]: ...
+    async def start_writers(self, work: Work) -> Mapping[str, Any]:
+        """Exactly what was stopped; `says` is the line for people."""
 
 
 class Web(Protocol):
@@ -182,8 +185,8 @@ class Web(Protocol):
 class Directory(Protocol):
     """Who holds a role now."""
 
-    async def holders(self, role: str) -> frozenset[str]:
-        """User ids. Whoever can't be looked up does not hold it."""
+    async def holders(self, role: str, *, fresh: bool = True) -> frozenset[str]:
+        """User ids. Whoever can't be looked up does not hold it. A click asks fresh; a rendering may use what was known a minute ago."""
 
 
 class Chat(Protocol):
@@ -237,6 +240,9 @@ class Journal(Protocol):
     async def decide(self, run: str, decision: str, by: str) -> bool:
         """needs_decision -> running with a decision to carry out. False when somebody else was first."""
 
+    async def refuse(self, run: str, refusal: Refusal) -> None:
+        """planning or awaiting_approval -> refused, with its code."""
+
     async def head_for(self, run: str, ending: State, kind: str, **data: Any) -> bool:
         """Note where a running run shall end (cancel). False when it already heads somewhere."""
 
@@ -254,6 +260,9 @@ class Journal(Protocol):
     async def alarms(self) -> tuple[Alarm, ...]: ...
     async def deliveries(self, run: str) -> Mapping[str, Delivery]: ...
     async def deliver(self, run: str, key: str, delivery: Delivery) -> None: ...
+    async def run_of_thread(self, channel: str, ts: str) -> str | None:
+        """The run whose card is that message."""
+
     async def undelivered(self) -> tuple[str, ...]:
         """Runs whose newest event the channel does not have yet."""
 
@@ -265,6 +274,7 @@ class Journal(Protocol):
 
     async def keep_backup(self, target: str, run: str, revision: str, file: BackupFile, until: dt.datetime) -> None: ...
     async def backups(self, target: str) -> tuple[Mapping[str, Any], ...]: ...
+    async def forget_backup(self, target: str, name: str) -> None: ...
     async def accept(self, key: str, kind: str, payload: Mapping[str, Any]) -> bool:
         """Store an incoming request before it is acknowledged. False when it came before."""
 

@@ -1,0 +1,187 @@
+"""The only file that knows every adapter: settings and configuration -> targets, journal, engine, chat, Rollbacks."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hmac
+import logging
+import secrets
+import socket
+from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
+
+import asyncpg
+
+from bot import engine
+from bot.backups import BACKUPS
+from bot.clock import SystemClock
+from bot.config import Config, Role, TargetConfig, adapter_kind, adapter_settings
+from bot.databases.postgres import PostgresDatabase
+from bot.durable import TargetParts
+from bot.embedded import EmbeddedPostgres, binaries
+from bot.errors import ConfigError, Denied, JournalDown
+from bot.journal.migrate import migrate
+from bot.journal.postgres import PostgresJournal
+from bot.model import Person, Request
+from bot.platforms import PLATFORMS
+from bot.ports import Chat, Directory
+from bot.rollback.approve import Authority
+from bot.rollback.flow import Rollbacks
+from bot.runners import RUNNERS
+from bot.settings import Settings, inherited
+from bot.stores import STORES
+from bot.tools import TOOLS
+from bot.web import Looker
+
+log = logging.getLogger(__name__)
+
+
+class Silence:
+    """ports.Chat where there is no channel: the journal is the outbox, and a `serve` that comes later catches up."""
+
+    async def changed(self, run: str) -> None: ...
+    async def private(self, request: Request, text: str) -> None: ...
+    async def drain(self) -> None: ...
+
+
+class NamedUsers:
+    """ports.Directory without Slack: only the users that are named hold a role."""
+
+    def __init__(self, roles: Mapping[str, Role]) -> None:
+        self._roles = roles
+
+    async def holders(self, role: str, *, fresh: bool = True) -> frozenset[str]:
+        return frozenset(self._roles[role].users) if role in self._roles else frozenset()
+
+
+class App:
+    """Everything that is open. `launch` makes this process one that carries runs."""
+
+    def __init__(self, config: Config, journal: PostgresJournal, url: str, executor: str, chat: Chat, directory: Directory, system: str) -> None:
+        self.config, self.journal, self.chat = config, journal, chat
+        self.clock = SystemClock()
+        self._url = url
+        self.lease = engine.Lease(url, executor)
+        self._signals = engine.Signals(url)
+        self.launched = False
+        self.rollbacks = Rollbacks(
+            {name: _target(config, name, part, system) for name, part in config.targets.items()},
+            journal, self._signals, chat, _authority(config, journal, directory, self.clock), self.clock, Looker(),
+            command=config.command,
+        )  # fmt: skip
+
+    async def launch(self) -> None:
+        """The lease must be held. Runs of this executor that were under way go on at once."""
+        await engine.launch(self._url, self.lease, self.rollbacks.advance)
+        self.launched = True
+        await self.rollbacks.resume()
+
+    async def carries(self) -> bool:
+        """Become the one that carries runs, unless somebody alive does already."""
+        if not await self.lease.take():
+            return False
+        if await self.lease.anybody():
+            await self.lease.release()
+            return False
+        await self.launch()
+        return True
+
+    async def leave(self) -> None:
+        """Finish the step that runs (30 s at most), show what happened, and close. Nothing may follow: DBOS takes the loop's executor."""
+        await self.rollbacks.leave()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(10):
+                await self.chat.drain()
+
+
+def prove(config: Config, user: str, token: str | None) -> Person:
+    """The command line's proof of who sits there. Raises Denied."""
+    person = config.people.get(user)
+    if person is None:
+        raise Denied(f"{user} is not under people in backout.yml, so nobody can act as {user} from the command line.")
+    if not token or not hmac.compare_digest(person.token.encode(), token.encode()):
+        raise Denied(f"BACKOUT_TOKEN is not the token of {user}. Set it to the one that people.{user}.token names.")
+    return Person(id=user, team="cli")
+
+
+@contextlib.asynccontextmanager
+async def opened(
+    settings: Settings,
+    config: Config,
+    *,
+    channel: Callable[[PostgresJournal], tuple[Chat, Directory]] | None = None,
+) -> AsyncIterator[App]:
+    """Open the journal (the embedded one, if no other is named) and build everything on it. Raises JournalDown, ConfigError."""
+    async with contextlib.AsyncExitStack() as stack:
+        url = settings.database_url
+        if url is None:
+            url = (await stack.enter_async_context(EmbeddedPostgres(settings.home))).url()
+        await asyncio.to_thread(migrate, url)
+        executor = settings.executor_id or _executor(settings.home)
+        journal = await PostgresJournal.open(url, SystemClock(), executor)
+        stack.push_async_callback(journal.close)
+        chat, directory = channel(journal) if channel else (Silence(), NamedUsers(config.roles))
+        app = App(config, journal, url, executor, chat, directory, await _system(url))
+        stack.push_async_callback(app.lease.release)
+        yield app
+
+
+async def _system(url: str) -> str:
+    """The system identifier of the journal's server: no target may live there."""
+    try:
+        connection = await asyncpg.connect(url, timeout=10)
+        try:
+            return str(await connection.fetchval("select system_identifier from pg_control_system()"))
+        finally:
+            await connection.close()
+    except (OSError, TimeoutError, asyncpg.PostgresError) as error:
+        raise JournalDown("the journal's database can't be reached; check BACKOUT_DATABASE_URL") from error
+
+
+def _executor(home: Path) -> str:
+    """Made once, kept in BACKOUT_HOME."""
+    path = home / "executor-id"
+    with contextlib.suppress(FileNotFoundError):
+        if kept := path.read_text().strip():
+            return kept
+    home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    made = f"{socket.gethostname()[:30]}-{secrets.token_hex(4)}"
+    try:
+        with path.open("x") as file:
+            file.write(made + "\n")
+    except FileExistsError:
+        return _executor(home)
+    return made
+
+
+def _authority(config: Config, journal: PostgresJournal, directory: Directory, clock: SystemClock) -> Authority:
+    return Authority(
+        journal, directory, clock, rules=config.policy.rules(), loss=config.policy.for_loss(),
+        titles={name: role.title or name for name, role in config.roles.items()}, ladder=config.escalation.ladder,
+        failed_attempts=config.escalation.after.failed_attempts, down=config.escalation.after.down,
+    )  # fmt: skip
+
+
+def _target(config: Config, name: str, part: TargetConfig, system: str) -> TargetParts:
+    where, base = f"targets.{name}", config.directory
+    database = PostgresDatabase(
+        target=name, tool=part.database, admin=part.admin, maintenance_database=part.maintenance_database, journal_system=system
+    )
+    runner_class = RUNNERS[adapter_kind(part.runner, RUNNERS, f"{where}.runner")]
+    runner = runner_class(adapter_settings(runner_class.Settings, part.runner, f"{where}.runner"))
+    tool_class = TOOLS[adapter_kind(part.tool, TOOLS, f"{where}.tool")]
+    wanted = adapter_settings(tool_class.Settings, part.tool, f"{where}.tool").placed(base)
+    tool = tool_class(wanted, runner, database, inherited=inherited())
+    if len(part.platform) != 1:
+        raise ConfigError(f"{where}.platform: write one platform; lists come with the platforms that stop writers.")
+    platform_class = PLATFORMS[adapter_kind(part.platform[0], PLATFORMS, f"{where}.platform")]
+    platform = platform_class(adapter_settings(platform_class.Settings, part.platform[0], f"{where}.platform"))
+    if not isinstance(part.backups.store, str):
+        raise ConfigError(f"{where}.backups.store: write a folder, such as ./backups.")
+    backup_class = BACKUPS["dump"]
+    backup = backup_class(STORES["directory"](base / part.backups.store), part.admin, backup_class.Settings(), embedded=binaries)
+    return TargetParts(
+        name=name, channels=part.channels, tool=tool, database=database, backup=backup, platform=platform, verify=part.verify,
+        health=part.health, keep=part.backups.keep, questions=part.questions, checklist=part.checklist,
+    )  # fmt: skip

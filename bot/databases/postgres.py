@@ -1,0 +1,309 @@
+"""A target's server: which one it is, whether it can be rolled back, the fence, its sessions, its catalogs. It changes nothing there."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import decimal
+import hashlib
+import math
+import secrets
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import asyncpg
+
+from bot.databases import catalog
+from bot.databases.connecting import CATALOG, Connection, connected, pooler, quoted, words
+from bot.errors import ConfigError, FenceLost, OutcomeUnknown, Refusal, StepFailed
+from bot.model import Answer, Connect, Identity, Session, Snapshot
+
+ROWS = 100  # shown of a verification query's answer
+_OLDEST = 120000  # server_version_num
+_ASK = 30  # seconds
+_PROOF = 10  # seconds
+_GONE = 30  # seconds for ended sessions to be gone
+
+# The timeline of pg_control_checkpoint() is still the old one right after a promotion (databases.md F23).
+_IDENTITY = """
+SELECT (SELECT system_identifier FROM pg_control_system())::text AS system, $1::text AS database, pg_is_in_recovery() AS in_recovery,
+  CASE WHEN pg_is_in_recovery() THEN (SELECT timeline_id FROM pg_control_checkpoint())
+    ELSE ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int END AS timeline,
+  (SELECT oid FROM pg_database WHERE datname = $1) AS oid,
+  current_setting('server_version_num')::int AS version, pg_postmaster_start_time() AS started"""
+
+_SESSIONS = """
+SELECT pid, usename, application_name, state, extract(epoch FROM clock_timestamp() - xact_start)::float8 AS age, left(query, 500) AS query
+FROM pg_stat_activity WHERE application_name = $1 AND pid <> pg_backend_pid() ORDER BY pid"""
+
+# A prepared transaction blocks as pid 0.
+_BLOCKERS = """
+SELECT DISTINCT b.pid, s.usename, coalesce(s.application_name, '') AS application_name,
+  CASE b.pid WHEN 0 THEN 'prepared transaction' ELSE s.state END AS state,
+  extract(epoch FROM clock_timestamp() - s.xact_start)::float8 AS age, coalesce(left(s.query, 500), '') AS query
+FROM pg_stat_activity w CROSS JOIN LATERAL unnest(pg_blocking_pids(w.pid)) AS b (pid) LEFT JOIN pg_stat_activity s ON s.pid = b.pid
+WHERE w.application_name = $1 ORDER BY b.pid"""
+
+_HOLDER = """
+SELECT l.pid, s.application_name FROM pg_locks l LEFT JOIN pg_stat_activity s ON s.pid = l.pid
+WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 2 AND l.classid = $1::int8::oid AND l.objid = $2::int8::oid
+  AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"""
+
+JournalSystem = Callable[[], Awaitable[str | None]] | str | None
+
+
+class PostgresDatabase:
+    """Implements ports.Database. `tool` is how the tool enters, `admin` is Backout's own role; both must lead to the same database.
+
+    `journal_system` is the system identifier of the journal's server, or asks for it.
+    """
+
+    def __init__(
+        self, *, target: str, tool: Connect, admin: Connect, maintenance_database: str = "postgres", journal_system: JournalSystem = None
+    ) -> None:
+        if maintenance_database == tool.database:
+            raise ConfigError(f"targets.{target}.maintenance_database must not be the target's own database. Write postgres, or make an empty one.")
+        self.target = target
+        self.tool = tool
+        self._admin = admin.model_copy(update={"database": tool.database})
+        self._maintenance = admin.model_copy(update={"database": maintenance_database})
+        self._journal_system = journal_system
+
+    # ------------------------------------------------------------------ which one it is
+
+    async def identity(self) -> Identity:
+        async with connected(self._admin, CATALOG) as session:
+            return await self._identity(session)
+
+    async def _identity(self, session: Connection, limit: float | None = None) -> Identity:
+        row = await session.fetchrow(_IDENTITY, self.tool.database, timeout=limit)
+        assert row is not None  # noqa: S101  a SELECT without FROM has one row
+        if row["oid"] is None:
+            raise Refusal("database_missing", f"There is no database {self.tool.database} any more.", "Find out who renamed or dropped it.")
+        return Identity(**{**row, "started": row["started"].isoformat()})
+
+    async def examine(self) -> None:
+        """Raises Refusal: transaction_pooler, server_too_old, standby, journal_server, wrong_database, or why it can't be reached."""
+        for connect in (self.tool, self._maintenance):
+            await _refuse_pooler(connect)
+        identity = await self.identity()
+        if identity.version < _OLDEST:
+            raise Refusal(
+                "server_too_old", f"The server is PostgreSQL {identity.version // 10000}; 12 is the oldest that works.", "Upgrade the server."
+            )
+        if identity.in_recovery:
+            raise Refusal("standby", "The server is a standby: nothing can be changed there.", "Write the primary's address in the URL.")
+        if identity.system == await self._journals():
+            raise Refusal(
+                "journal_server",
+                "Backout's own journal lies on this very server, and would be rolled back or stopped together with it.",
+                "Give BACKOUT_DATABASE_URL another server, or leave it out.",
+            )
+        await self._refuse_two_databases()
+
+    async def _journals(self) -> str | None:
+        return await self._journal_system() if callable(self._journal_system) else self._journal_system
+
+    async def _refuse_two_databases(self) -> None:
+        async with self.challenge() as (first, second), connected(self.tool, CATALOG) as session:
+            if await session.fetchrow(_HOLDER, first, second) is None:
+                raise Refusal(
+                    "wrong_database",
+                    f"`database` and `admin` lead to two different databases, both called {self.tool.database}.",
+                    "Give both URLs the same server's address.",
+                )
+
+    # ------------------------------------------------------------------ locks
+
+    @asynccontextmanager
+    async def fence(self, key: str) -> AsyncIterator[PostgresFence]:
+        first, second = struct.unpack(">ii", hashlib.sha256(f"backout fence {key}".encode()).digest()[:8])
+        async with connected(self._maintenance, CATALOG) as session:
+            if not await session.fetchval("SELECT pg_try_advisory_lock($1::int4, $2::int4)", first, second):
+                holder = await session.fetchrow(_HOLDER, first % 2**32, second % 2**32)
+                who = f"session {holder['pid']} ({holder['application_name']})" if holder else "a session that just left"
+                raise Refusal(
+                    "fence_taken",
+                    f"Another Backout works on this target: {who} holds its fence.",
+                    "Wait for it, or end that session if its Backout is dead.",
+                )
+            yield PostgresFence(session, first, second, await self._identity(session), self._identity)
+
+    @asynccontextmanager
+    async def challenge(self) -> AsyncIterator[tuple[int, int]]:
+        """The two numbers are what pg_locks shows as classid and objid (objsubid 2)."""
+        first, second = secrets.randbelow(2**31), secrets.randbelow(2**31)
+        async with connected(self._admin, CATALOG) as session:
+            await session.fetchval("SELECT pg_advisory_lock($1::int4, $2::int4)", first, second)
+            yield first, second
+
+    # ------------------------------------------------------------------ what is in it
+
+    async def heads(self, table: str, schema: str | None) -> tuple[str, ...]:
+        name = quoted(*filter(None, (schema, table)))
+        try:
+            async with connected(self.tool, {"row_security": "off"}) as session:
+                rows = await session.fetch(f"SELECT version_num::text FROM {name} ORDER BY 1")  # noqa: S608  quoted
+        except StepFailed as error:
+            if isinstance(error.__cause__, asyncpg.UndefinedTableError | asyncpg.UndefinedColumnError | asyncpg.InvalidSchemaNameError):
+                raise Refusal(
+                    "version_table_missing",
+                    f"There is no version table {name} in {self.tool.database}: {words(error.__cause__)}.",
+                    "Check that the URL names the right database, and the tool's settings for its version table.",
+                ) from error
+            raise
+        return tuple(row[0] for row in rows)
+
+    async def snapshot(self, *, count: bool) -> Snapshot:
+        async with connected(self._admin, CATALOG) as session:
+            found = await catalog.objects(session)
+            counts, uncounted = await catalog.counts(session) if count else ({}, {})
+        return Snapshot(objects=found, counts=counts, uncounted=uncounted)
+
+    async def ask(self, sql: str) -> Answer:
+        try:
+            async with connected(self.tool, {"statement_timeout": f"{_ASK}s"}) as session, session.transaction(readonly=True):
+                statement = await session.prepare(sql)
+                columns = tuple(attribute.name for attribute in statement.get_attributes())
+                # COMMIT, COPY, DO and the like are refused before they are executed: they have no columns.
+                if not columns:
+                    raise StepFailed("The query returns no rows. A verification is one SELECT.")
+                cursor = await statement.cursor()
+                rows = await cursor.fetch(ROWS + 1)
+        except OutcomeUnknown as error:
+            if isinstance(error.__cause__, asyncpg.QueryCanceledError):
+                raise StepFailed(f"The query did not end within {_ASK} s.") from error
+            raise
+        return Answer(columns=columns, rows=tuple(tuple(map(plain, row)) for row in rows[:ROWS]), truncated=len(rows) > ROWS)
+
+    # ------------------------------------------------------------------ who is in it
+
+    async def sessions(self, application: str) -> tuple[Session, ...]:
+        return await self._look(_SESSIONS, application)
+
+    async def blockers(self, application: str) -> tuple[Session, ...]:
+        return await self._look(_BLOCKERS, application)
+
+    async def _look(self, sql: str, application: str) -> tuple[Session, ...]:
+        async with connected(self._maintenance, CATALOG) as session:
+            return tuple(_session(row) for row in await session.fetch(sql, _cut(application)))
+
+    async def end_sessions(self, application: str) -> tuple[Session, ...]:
+        ended: dict[int, Session] = {}
+        async with connected(self._maintenance, CATALOG) as session:
+            for _ in range(_GONE * 10):
+                living = [_session(row) for row in await session.fetch(_SESSIONS, _cut(application))]
+                if not living:
+                    return tuple(ended.values())
+                for one in living:
+                    ended[one.pid] = one
+                await session.fetch(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = $1 AND pid <> pg_backend_pid()",
+                    _cut(application),
+                )
+                await asyncio.sleep(0.1)
+        raise OutcomeUnknown(
+            f"{len(living)} sessions of {application} were ended but are still there after {_GONE} s, so nobody can say what they still do.",
+            {"pids": [one.pid for one in living]},
+        )
+
+
+class PostgresFence:
+    """The lock, on the session that took it. Implements ports.Fence."""
+
+    def __init__(
+        self, session: Connection, first: int, second: int, taken_on: Identity, identify: Callable[[Connection, float], Awaitable[Identity]]
+    ) -> None:
+        self._session = session
+        self._key = (first % 2**32, second % 2**32)
+        self._taken_on = taken_on
+        self._identify = identify
+        self._one_at_a_time = asyncio.Lock()
+
+    async def prove(self) -> Identity:
+        async with self._one_at_a_time:
+            try:
+                identity = await self._identify(self._session, _PROOF)
+                holder = await self._session.fetchrow(f"{_HOLDER} AND l.pid = pg_backend_pid()", *self._key, timeout=_PROOF)
+            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+                raise FenceLost(
+                    f"The session that holds the fence is lost: {words(error)}. The server, or who is in charge of it, may have changed."
+                ) from error
+            except Refusal as error:
+                raise FenceLost(error.message) from error
+        if holder is None:
+            raise FenceLost("The fence's lock is gone, though its session lives: another Backout may act on this target.")
+        if changed := _changes(self._taken_on, identity):
+            raise FenceLost(f"The server is no longer the one that was fenced: {changed}.")
+        return identity
+
+
+def _changes(before: Identity, now: Identity) -> str:
+    old, new = before.model_dump(), now.model_dump()
+    return ", ".join(f"{name} was {old[name]} and is {new[name]}" for name in old if old[name] != new[name])
+
+
+async def _refuse_pooler(connect: Connect) -> None:
+    """While a second client keeps a transaction open, a pooler gives the first one another session, or the second one the first one's."""
+    try:
+        async with connected(connect, CATALOG) as one, connected(connect, CATALOG) as two:
+            before = await _seen(one)
+            async with two.transaction():
+                others = await _seen(two)
+                after = await _seen(one)
+    except StepFailed as error:
+        if isinstance(error.__cause__, asyncpg.InvalidSQLStatementNameError | asyncpg.DuplicatePreparedStatementError):
+            raise pooler("a prepared statement did not stay on its session") from error
+        raise
+    if evidence := pooled(before, after, others):
+        raise pooler(evidence)
+
+
+async def _seen(session: Connection) -> tuple[int, str]:
+    row = await session.fetchrow("SELECT pg_backend_pid(), current_setting('search_path')")
+    assert row is not None  # noqa: S101  a SELECT without FROM has one row
+    return row[0], row[1]
+
+
+def pooled(before: tuple[int, str], after: tuple[int, str], others: tuple[int, str]) -> str | None:
+    """What gives a pooler away, from pid and search_path that one client saw twice and another one saw between; None when nothing does."""
+    if before[0] != after[0]:
+        return f"two statements of one connection ran in two sessions ({before[0]} and {after[0]})"
+    if others[0] in {before[0], after[0]}:
+        return f"two connections ran in one session ({others[0]})"
+    if {before[1], after[1], others[1]} != {CATALOG["search_path"]}:
+        return "a setting of the session did not stick"
+    return None
+
+
+def _session(row: asyncpg.Record) -> Session:
+    return Session(
+        pid=row["pid"], user=row["usename"], application=row["application_name"], state=row["state"], age=row["age"], query=row["query"] or ""
+    )
+
+
+def _cut(application: str) -> str:
+    """As Postgres cuts it: 63 bytes."""
+    return application.encode()[:63].decode("utf-8", "ignore")
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON can have it: numerics and dates as text, bytes as hex, what else there is as its text."""
+    match value:
+        case None | bool() | int() | str():
+            return value
+        case float():
+            return value if math.isfinite(value) else str(value)
+        case decimal.Decimal():
+            return format(value, "f") if value.is_finite() else str(value)
+        case bytes():
+            return value.hex()
+        case dt.datetime() | dt.date() | dt.time():
+            return value.isoformat()
+        case asyncpg.Record() | dict():
+            return {key: plain(member) for key, member in value.items()}
+        case list() | tuple() | set() | frozenset():
+            return [plain(member) for member in value]
+    return str(value)

@@ -1,0 +1,258 @@
+"""Run the next step of a plan, once: intent before the effect, outcome after it; after a crash obey the step's promise.
+
+One broad `except` lives here, around a step's body: whatever a step raises becomes an outcome in the journal and a decision for a person.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import AsyncExitStack
+from typing import Any
+
+from bot import durable
+from bot.durable import Evidence, Happened, OnCrash, PlanChanged, Step, TargetParts, World
+from bot.errors import BackoutError, FenceLost, JournalDown, OutcomeUnknown, Refusal, StepFailed, TransitionRefused
+from bot.model import Attempt, AttemptState, Plan, Run, State
+from bot.ports import Chat, Clock, Fence, Journal, Web
+from bot.rollback import verify
+from bot.steps import STEPS
+
+log = logging.getLogger(__name__)
+
+Ended = tuple[AttemptState, str, dict[str, object]]
+
+_OPTIONS = ["retry", "leave", "escalate"]
+_CHANGED = "the plan changed"
+
+
+class Executor:
+    """Carries out stored plans. `replan(run)` makes the plan again; `gave_up(run)` is told of each failed attempt that needs a person."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        chat: Chat,
+        clock: Clock,
+        web: Web,
+        *,
+        replan: Callable[[Run], Awaitable[Plan]],
+        void: Callable[[Run, PlanChanged], Awaitable[None]],
+        gave_up: Callable[[Run], Awaitable[None]],
+    ) -> None:
+        self._journal, self._chat, self._clock, self._web = journal, chat, clock, web
+        self._replan, self._void, self._gave_up = replan, void, gave_up
+        self._fences: dict[str, tuple[AsyncExitStack, Fence]] = {}
+        self._bodies: set[asyncio.Task[Ended]] = set()
+
+    async def next(self, run: Run, target: TargetParts) -> bool:
+        """Do one step. False when there is none left, so that the run may end."""
+        if run.plan is None:
+            raise TransitionRefused(f"{run.id} is running without a plan")
+        steps = [STEPS["start_writers"]] if run.ending else [STEPS[planned.name] for planned in run.plan.steps]
+        for step in steps:
+            last = run.last_attempt(step.name)
+            if last is None:
+                await self._begin(run, step, target)
+                return True
+            if last.state is not AttemptState.DONE:
+                await self._again(run, step, last, target)
+                return True
+        return False
+
+    async def release(self, run: str) -> None:
+        """The run ended: give back its fence."""
+        if held := self._fences.pop(run, None):
+            await held[0].aclose()
+
+    # ------------------------------------------------------------------ what to do about a former attempt
+
+    async def _again(self, run: Run, step: Step, last: Attempt, target: TargetParts) -> None:
+        if last.state is AttemptState.INTENDED:
+            await self._interrupted(run, step, last, target)
+        elif run.decision == "retry":
+            await self._journal.clear_decision(run.id)
+            settled = last.state is AttemptState.UNKNOWN and step.probe is not None and await self._settle(run, step, last, target, asked=True)
+            if not settled:
+                await self._begin(run, step, target)
+        elif last.state is AttemptState.FAILED and sum(a.step == step.name for a in run.attempts) <= step.retries:
+            await self._begin(run, step, target)
+        else:
+            await self._ask(run, step, last.summary)
+
+    async def _interrupted(self, run: Run, step: Step, last: Attempt, target: TargetParts) -> None:
+        """Intent without outcome: the process died in there."""
+        if step.on_crash is OnCrash.PROBE:
+            await self._settle(run, step, last, target, asked=False)
+            return
+        note = "interrupted; " + ("it is done again" if step.on_crash is OnCrash.RERUN else "nobody can say whether it happened")
+        trouble = await self._end_backends(run, step, target)
+        await self._journal.record(run.id, "interrupted", step=step.name, attempt=last.attempt, message=trouble or note)
+        await self._close(run, last, AttemptState.UNKNOWN, trouble or note)
+        if trouble or step.on_crash is OnCrash.ASK:
+            await self._ask(run, step, trouble or note)
+        else:
+            await self._begin(run, step, target)
+
+    async def _settle(self, run: Run, step: Step, last: Attempt, target: TargetParts, *, asked: bool) -> bool:
+        """Ask the world about an attempt whose end nobody saw. True when that settled it (or a person has to)."""
+        happened, summary, facts = await self._probe(run, step, last, target)
+        if asked and happened is not Happened.YES:
+            return False  # a person has seen the evidence and wants another attempt
+        await self._journal.record(run.id, "interrupted", step=step.name, attempt=last.attempt, message=f"interrupted; {summary}")
+        if happened is Happened.YES:
+            if asked:
+                await self._begin(run, step, target)  # finds it done, executes nothing, and says so
+            else:
+                await self._close(run, last, AttemptState.DONE, f"{summary} (found after an interruption)", facts)
+        elif happened is Happened.NO:
+            await self._close(run, last, AttemptState.FAILED, f"interrupted; {summary}", facts)
+            await self._begin(run, step, target)
+        else:
+            await self._close(run, last, AttemptState.UNKNOWN, f"interrupted; {summary}", facts)
+            await self._ask(run, step, summary)
+        return True
+
+    async def _probe(self, run: Run, step: Step, last: Attempt, target: TargetParts) -> tuple[Happened, str, dict[str, object]]:
+        if trouble := await self._end_backends(run, step, target):
+            return Happened.UNKNOWN, trouble, {}
+        if step.probe is None:
+            return Happened.UNKNOWN, "this step has no probe", {}
+        try:
+            probed = await step.probe(self._world(run, step, last.attempt, target), last)
+        except BackoutError as error:
+            return Happened.UNKNOWN, f"the database could not be asked: {error}", {}
+        return probed.happened, probed.summary, dict(probed.facts)
+
+    async def _end_backends(self, run: Run, step: Step, target: TargetParts) -> str | None:
+        """Every backend of former attempts is ended and seen gone, before any probe or retry. What went wrong, else None."""
+        for former in (a for a in run.attempts if a.step == step.name):
+            try:
+                await target.database.end_sessions(durable.application(run.id, step.name, former.attempt))
+            except BackoutError as error:
+                return f"sessions of attempt {former.attempt} could not be ended: {error}"
+        return None
+
+    # ------------------------------------------------------------------ one attempt
+
+    async def _begin(self, run: Run, step: Step, target: TargetParts) -> None:
+        if trouble := await self._end_backends(run, step, target):
+            await self._ask(run, step, trouble)
+            return
+        attempt = await self._journal.intend(run.id, step.name)
+        await self._chat.changed(run.id)
+        try:
+            state, summary, facts = await self._unless_stopped(self._body(run, step, attempt, target))
+        except PlanChanged as changed:
+            await self._close(run, attempt, AttemptState.FAILED, f"{_CHANGED}: {changed}")
+            await self._void(run, changed)
+            return
+        await self._close(run, attempt, state, summary, facts)
+        if state is not AttemptState.DONE:
+            fresh = await self._journal.run(run.id)
+            if state is AttemptState.UNKNOWN or sum(a.step == step.name for a in fresh.attempts) > step.retries:
+                await self._ask(fresh, step, summary)
+
+    async def _unless_stopped(self, body: Coroutine[Any, Any, Ended]) -> Ended:
+        """A body that `stop` cancels has no outcome: the next start finds the intent and follows the step's promise."""
+        task = asyncio.create_task(body)
+        self._bodies.add(task)
+        try:
+            await asyncio.wait({task})
+        finally:
+            self._bodies.discard(task)
+            task.cancel()
+        if task.cancelled():
+            await asyncio.Event().wait()
+        return task.result()
+
+    async def stop(self) -> None:
+        """The process leaves: cancel what runs, so that its work is ended where it works; then give back the fences."""
+        bodies = set(self._bodies)
+        for task in bodies:
+            task.cancel()
+        if bodies:
+            await asyncio.wait(bodies, timeout=10)
+        for run in list(self._fences):
+            await self.release(run)
+
+    async def _body(self, run: Run, step: Step, attempt: Attempt, target: TargetParts) -> Ended:
+        unknown = AttemptState.UNKNOWN if step.destructive else AttemptState.FAILED
+        try:
+            async with asyncio.timeout(step.timeout.total_seconds()):
+                await self._prove(run, target)
+                done: Evidence = await step.body(self._world(run, step, attempt.attempt, target))
+        except PlanChanged:
+            raise
+        except OutcomeUnknown as error:
+            return unknown, error.message, error.facts
+        except StepFailed as error:
+            return AttemptState.FAILED, error.message, error.facts
+        except Refusal as error:
+            return AttemptState.FAILED, f"{error.message} {error.next}", {"code": error.code}
+        except FenceLost as error:
+            await self.release(run.id)
+            return AttemptState.FAILED, f"{error} Nothing was executed in this step", {}
+        except TimeoutError:
+            return unknown, f"not done within {step.timeout}; its sessions are ended before anything else is tried", {}
+        except Exception as error:  # whatever it is, it becomes the attempt's outcome and a person is asked
+            log.exception("step %s of %s", step.name, run.id)
+            return unknown, f"an error inside Backout: {type(error).__name__}", {}
+        return AttemptState.DONE, done.summary, dict(done.facts)
+
+    async def _prove(self, run: Run, target: TargetParts) -> None:
+        """Same server, same timeline, our lock still held: before every step."""
+        held = self._fences.get(run.id)
+        if held is None:
+            stack = AsyncExitStack()
+            held = (stack, await stack.enter_async_context(target.database.fence(target.name)))
+            self._fences[run.id] = held
+        await held[1].prove()
+
+    def _world(self, run: Run, step: Step, attempt: int, target: TargetParts) -> World:
+        if run.plan is None:
+            raise TransitionRefused(f"{run.id} has no plan")
+
+        async def replan() -> None:
+            await self._replan(run)
+
+        async def changed() -> None:
+            await self._chat.changed(run.id)
+
+        return World(
+            target=target,
+            plan=run.plan,
+            run=run.id,
+            step=step.name,
+            attempt=attempt,
+            earlier={a.step: a for a in run.attempts if a.state is AttemptState.DONE},
+            former=tuple(a for a in run.attempts if a.step == step.name and a.attempt < attempt),
+            journal=self._journal,
+            clock=self._clock,
+            web=self._web,
+            replan=replan,
+            verification=verify.verification,
+            changed=changed,
+        )
+
+    async def _close(self, run: Run, attempt: Attempt, state: AttemptState, summary: str, facts: dict[str, object] | None = None) -> None:
+        """Record the outcome; cancellation may not interrupt it, and a journal that is away is waited for: what ran must be known."""
+        ended = attempt.model_copy(update={"state": state, "ended": self._clock.now(), "summary": summary, "facts": facts or {}})
+        await asyncio.shield(self._record(run.id, ended))
+        await self._chat.changed(run.id)
+
+    async def _record(self, run: str, ended: Attempt) -> None:
+        while True:
+            try:
+                await self._journal.outcome(run, ended)
+            except JournalDown:
+                log.warning("the journal is away; the outcome of %s of %s waits", ended.step, run)
+                await asyncio.sleep(1)
+            else:
+                return
+
+    async def _ask(self, run: Run, step: Step, why: str) -> None:
+        await self._journal.move(run.id, State.NEEDS_DECISION, "decision_needed", step=step.name, why=why, options=_OPTIONS)
+        await self._chat.changed(run.id)
+        await self._gave_up(await self._journal.run(run.id))

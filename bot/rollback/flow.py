@@ -1,0 +1,362 @@
+"""The story of a run, in the order of the sentence: request, plan, ask, approve, carry out, verify, report.
+
+Channel and command line call the verbs; the engine calls `advance`, which does the one thing that the journal says is next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+from bot.durable import PlanChanged, TargetParts
+from bot.errors import BackoutError, Denied, JournalDown, Refusal, TransitionRefused
+from bot.model import ENDS, OPEN, Alarm, BackupFile, Person, Plan, Request, Run, State, StepView, View
+from bot.ports import Chat, Clock, Engine, Journal, Web
+from bot.rollback import plan as planning
+from bot.rollback import report
+from bot.rollback.approve import Authority
+from bot.rollback.execute import Executor
+from bot.steps import STEPS
+
+log = logging.getLogger(__name__)
+
+_GRACE = 30.0  # seconds that a running step gets when the process is asked to leave
+_ALPHABET = "23456789abcdefghjkmnpqrstuvwxyz"  # nothing that is read for something else at 3 a.m.
+
+
+class Rollbacks:
+    """ports.Rollbacks, and what the engine and the alarm clock call."""
+
+    def __init__(
+        self,
+        targets: Mapping[str, TargetParts],
+        journal: Journal,
+        engine: Engine,
+        chat: Chat,
+        authority: Authority,
+        clock: Clock,
+        web: Web,
+        *,
+        command: str = "/rollback",
+    ) -> None:
+        self.targets, self._journal, self._engine, self._chat = targets, journal, engine, chat
+        self._authority, self._clock, self._command = authority, clock, command
+        self._executor = Executor(journal, chat, clock, web, replan=self._replan, void=self._void, gave_up=authority.too_many_failures)
+        self.draining = asyncio.Event()
+        self._busy = 0
+        self._quiet = asyncio.Event()
+        self._quiet.set()
+
+    # ------------------------------------------------------------------ what people ask for
+
+    async def request(self, request: Request) -> Run:
+        target = self._target(request.target)
+        if request.channel is not None and request.channel not in target.channels:
+            raise Refusal("not_in_this_channel", f"{target.name} is not rolled back from this channel.", "Ask in the target's own channel.")
+        self._authority.asks(request.severity)
+        run = await self._journal.create("r" + "".join(secrets.choice(_ALPHABET) for _ in range(6)), request)
+        if self._authority.down is not None:
+            await self._journal.set_alarm(Alarm(run=run.id, kind="down", due=run.created + self._authority.down))
+        await self._engine.start(run.id, target.name)
+        await self._chat.changed(run.id)
+        return run
+
+    async def preview(self, target: str, rev: str) -> Plan:
+        parts = self._target(target)
+        for other in await self._journal.find(target=target, states=sorted(OPEN), limit=1):
+            raise Refusal(
+                "run_in_progress", f"{target} has an open run: {other.id} is {other.state}.", f"Look at it with {self._command} status {other.id}."
+            )
+        return await planning.make(parts, rev, self._journal, command=self._command)
+
+    async def approve(self, run: str, digest: str, by: Person) -> None:
+        now = await self._journal.run(run)
+        await self._attempt(now, by, "approve", self._authority.approve(now, digest, by))
+        await self._wake(run)
+
+    async def withdraw(self, run: str, by: Person) -> None:
+        now = await self._journal.run(run)
+        await self._attempt(now, by, "withdraw", self._authority.withdraw(now, by))
+        await self._wake(run)
+
+    async def reject(self, run: str, digest: str, by: Person, reason: str) -> None:
+        now = await self._journal.run(run)
+        await self._attempt(now, by, "reject", self._authority.reject(now, digest, by))
+        await self._end_before_start(now, by, State.REJECTED, "rejected", {"by": by.id, "reason": reason})
+
+    async def cancel(self, run: str, by: Person) -> None:
+        now = await self._journal.run(run)
+        await self._attempt(now, by, "cancel", self._authority.cancel(now, by))
+        if now.state is State.RUNNING:
+            if not await self._journal.head_for(run, State.ABORTED, "cancel_requested", by=by.id):
+                raise Denied("It is ending already.")
+            await self._wake(run)
+        else:
+            await self._end_before_start(now, by, State.ABORTED, "cancel_requested", {"by": by.id})
+
+    async def decide(self, run: str, decision: str, by: Person) -> None:
+        now = await self._journal.run(run)
+        await self._attempt(now, by, decision, self._authority.decide(now, by))
+        if decision == "escalate":
+            if await self._authority.escalate(now, f"<@{by.id}> asked for help" if by.team != "cli" else f"{by.id} asked for help") is None:
+                raise Denied("Everybody on the ladder was asked already.")
+        elif decision in ("retry", "leave"):
+            if not await self._journal.decide(run, decision, by.id):
+                raise Denied("Somebody else decided in the same moment. Look at the card again.")
+        else:
+            raise Refusal("not_built_yet", f"{decision} is not offered for this run.", "The thread has the commands that restore the backup by hand.")
+        await self._wake(run)
+
+    async def note(self, run: str, text: str, by: Person) -> None:
+        await self._journal.record(run, "note", by=by.id, text=text, at=self._clock.now().isoformat())
+        await self._chat.changed(run)
+
+    async def tick(self, run: str, items: Sequence[str], by: Person) -> None:
+        if (await self._journal.run(run)).state not in ENDS:
+            await self._journal.record(run, "ticked", by=by.id, items=list(items))
+            await self._chat.changed(run)
+
+    async def _attempt(self, run: Run, by: Person, action: str, permitted: Awaitable[Any]) -> None:
+        """Refusals are private to the one who pressed, and journaled."""
+        try:
+            await permitted
+        except Denied as denied:
+            await self._journal.record(run.id, "denied", by=by.id, action=action, why=str(denied))
+            raise
+
+    async def _end_before_start(self, run: Run, by: Person, end: State, kind: str, data: Mapping[str, Any]) -> None:
+        try:
+            await self._journal.move(run.id, end, kind, **data)
+        except TransitionRefused:
+            if end is State.ABORTED:
+                await self.cancel(run.id, by)  # it began in the same moment: cancel it between its steps
+                return
+            raise Denied("The run went on in the same moment. Look at the card again.") from None
+        await self._wake(run.id)
+
+    async def _wake(self, run: str) -> None:
+        seq = (await self._journal.run(run)).seq
+        await self._engine.signal(run, f"seq:{seq}")
+        await self._chat.changed(run)
+
+    # ------------------------------------------------------------------ what people look at
+
+    async def view(self, run: str) -> View:
+        return await self._view(await self._journal.run(run))
+
+    async def _view(self, run: Run) -> View:
+        target = self.targets.get(run.target)
+        alarms = [alarm.due for alarm in await self._journal.alarms() if alarm.run == run.id and alarm.kind == "seat"]
+        events = await self._journal.events(run.id)
+        ticked: list[str] = next((event.data["items"] for event in reversed(events) if event.kind == "ticked"), [])
+        advice = self._authority.need(run.request, run.plan).advice if run.plan else None
+        return View(
+            run=run, events=events, seats=await self._authority.seats(run), steps=_steps(run), until=alarms[0] if alarms else None,
+            titles=self._authority.titles, advice=advice, questions=target.questions if target else (), checklist=target.checklist if target else (),
+            ticked=tuple(ticked), restore_commands=_restore(run, target), now=self._clock.now(),
+        )  # fmt: skip
+
+    async def newest(self, *, channel: str | None = None, target: str | None = None) -> str | None:
+        for states in (sorted(OPEN), None):
+            for run in await self._journal.find(channel=channel, target=target, states=states, limit=1):
+                return run.id
+        return None
+
+    async def history(self, target: str, limit: int = 20) -> tuple[Run, ...]:
+        return await self._journal.find(target=self._target(target).name, limit=limit)
+
+    async def backups(self, target: str) -> tuple[Mapping[str, Any], ...]:
+        return await self._journal.backups(self._target(target).name)
+
+    async def check(self, target: str) -> tuple[Refusal, ...]:
+        """Could a rollback of the newest migration run right now? What is in the way, first; then warnings."""
+        found = []
+        try:
+            await self.preview(target, "-1")
+        except Refusal as refusal:
+            found.append(refusal)
+        return (*found, *await self._authority.warnings())
+
+    async def report(self, run: str) -> str:
+        return report.markdown(await self.view(run))
+
+    def _target(self, name: str) -> TargetParts:
+        if name not in self.targets:
+            raise Refusal("unknown_target", f"There is no target {name[:40]!r}.", f"Known: {', '.join(sorted(self.targets))}.")
+        return self.targets[name]
+
+    # ------------------------------------------------------------------ what the engine calls
+
+    async def advance(self, run_id: str) -> str:
+        """Do what is next for this run: 'go' (look again), 'wait' (for a signal), or 'end'."""
+        if self.draining.is_set():
+            await asyncio.Event().wait()  # the process is leaving: the run goes on at the next start
+        following = "go"
+        self._busy += 1
+        self._quiet.clear()
+        try:
+            run = await self._journal.run(run_id)
+            following = await self._next[run.state](self, run)
+        except JournalDown as error:
+            log.warning("%s waits: %s", run_id, error)
+            await asyncio.sleep(1)
+        except TransitionRefused as error:
+            log.info("%s moved meanwhile: %s", run_id, error)
+        finally:
+            self._busy -= 1
+            if not self._busy:
+                self._quiet.set()
+        return following
+
+    async def leave(self) -> None:
+        """No new work; what runs gets 30 s, then it is ended where it works and the next start finds out what became of it."""
+        self.draining.set()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_GRACE):
+                await self._quiet.wait()
+        await self._executor.stop()
+
+    async def _plan(self, run: Run) -> str:
+        target = self._target(run.target)
+        try:
+            made = await planning.make(target, run.request.rev, self._journal, command=self._command)
+            need = self._authority.need(run.request, made)
+        except BackoutError as error:
+            if isinstance(error, JournalDown | TransitionRefused):
+                raise
+            refusal = error if isinstance(error, Refusal) else Refusal("planning_failed", str(error), "Mend it, then ask again.")
+            await self._journal.refuse(run.id, refusal)
+            await self._chat.private(run.request, f"{refusal.code}: {refusal.message}\n{refusal.next}")
+            await self._chat.changed(run.id)
+            return "end"
+        await self._journal.store_plan(run.id, made, need.roles)
+        await self._authority.ask(await self._journal.run(run.id))
+        await self._chat.changed(run.id)
+        return "go"
+
+    async def _await_approval(self, run: Run) -> str:
+        alarms = {alarm.kind: alarm for alarm in await self._journal.alarms() if alarm.run == run.id}
+        if run.seats and all(seat.by for seat in run.seats):
+            await self._journal.clear_alarms(run.id, "seat")
+            await self._journal.move(run.id, State.RUNNING, "started")
+            return "go"
+        if "seat" not in alarms:
+            await self._authority.ask(run)  # we died between the plan and the asking
+            await self._chat.changed(run.id)
+            return "go"
+        if alarms["seat"].due <= self._clock.now() and not await self._authority.overdue(run):
+            await self._journal.move(run.id, State.EXPIRED, "expired")
+            return "go"
+        await self._too_long_down(run)
+        await self._chat.changed(run.id)
+        return "wait"
+
+    async def _run(self, run: Run) -> str:
+        await self._too_long_down(run)
+        if run.ending and not run.attempts:
+            await self._end(run, run.ending)
+        elif not await self._executor.next(run, self._target(run.target)):
+            await self._end(run, run.ending or State.SUCCEEDED)
+        return "go"
+
+    async def _end(self, run: Run, end: State) -> None:
+        await self._journal.move(run.id, end, "ended", state=end)
+        await self._executor.release(run.id)
+
+    async def _await_decision(self, run: Run) -> str:
+        await self._too_long_down(run)
+        return "wait"
+
+    async def _report(self, run: Run) -> str:
+        """The run's last message. A plan that was refused at once has had its private answer instead."""
+        await self._executor.release(run.id)
+        kinds = {event.kind for event in await self._journal.events(run.id)}
+        refused_at_once = run.state is State.REFUSED and "planned" not in kinds
+        if "reported" not in kinds and not refused_at_once:
+            view = await self._view(run)
+            await self._journal.record(run.id, "reported", file=f"post-mortem-{run.id}.md", summary=report.summary(view))
+        await self._chat.changed(run.id)
+        return "end"
+
+    _next: Mapping[State, Callable[[Rollbacks, Run], Awaitable[str]]] = {
+        State.PLANNING: _plan,
+        State.AWAITING_APPROVAL: _await_approval,
+        State.RUNNING: _run,
+        State.NEEDS_DECISION: _await_decision,
+        **dict.fromkeys(ENDS, _report),
+    }
+
+    async def _replan(self, run: Run) -> Plan:
+        """Plan again, to the absolute revision. Raises PlanChanged when the approvals don't hold for what comes out."""
+        if run.plan is None:
+            raise TransitionRefused(f"{run.id} has no plan")
+        made = await planning.make(self._target(run.target), run.plan.to, self._journal, command=self._command)
+        if what := planning.differences(run.plan, made):
+            raise PlanChanged(made, what)
+        return made
+
+    async def _void(self, run: Run, changed: PlanChanged) -> None:
+        need = self._authority.need(run.request, changed.plan)
+        await self._journal.store_plan(run.id, changed.plan, need.roles, what=list(changed.what))
+        await self._authority.ask(await self._journal.run(run.id))
+        await self._chat.changed(run.id)
+
+    async def _too_long_down(self, run: Run) -> None:
+        """The target is down for too long: the next rung is asked, and again after as long."""
+        for alarm in await self._journal.alarms():
+            if alarm.run != run.id or alarm.kind != "down" or alarm.due > self._clock.now() or self._authority.down is None:
+                continue
+            await self._journal.set_alarm(Alarm(run=run.id, kind="down", due=self._clock.now() + self._authority.down))
+            await self._authority.escalate(run, f"the target is down since {run.created:%H:%M} UTC or longer")
+            await self._chat.changed(run.id)
+
+    # ------------------------------------------------------------------ what the alarm clock calls
+
+    async def ring(self) -> None:
+        """Wake every run whose deadline has passed."""
+        for alarm in await self._journal.alarms():
+            if alarm.due <= self._clock.now():
+                await self._engine.signal(alarm.run, f"{alarm.kind}:{alarm.due.isoformat()}")
+
+    async def resume(self) -> None:
+        """At start: a run that was stored and never reached the engine begins now; every open one is looked at again."""
+        for run in await self._journal.find(states=sorted(OPEN), limit=1000):
+            await self._engine.start(run.id, run.target)
+            await self._engine.signal(run.id, f"resume:{self._clock.now().isoformat()}")
+
+    async def retain(self) -> None:
+        """Remove backups past their time, never a target's newest."""
+        for target in self.targets.values():
+            kept = await self._journal.backups(target.name)
+            for old in kept[1:]:
+                if old["keep_until"] < self._clock.now():
+                    await target.backup.remove(old["file"])
+                    await self._journal.forget_backup(target.name, old["name"])
+
+
+def _steps(run: Run) -> tuple[StepView, ...]:
+    shown = []
+    for planned in run.plan.steps if run.plan else ():
+        last = run.last_attempt(planned.name)
+        says = STEPS[planned.name].says
+        if last is None:
+            shown.append(StepView(name=planned.name, says=says))
+        else:
+            shown.append(
+                StepView(
+                    name=planned.name, says=says, state=last.state, attempt=last.attempt, seconds=last.seconds, summary=last.summary,
+                    progress=last.progress,
+                )
+            )  # fmt: skip
+    return tuple(shown)
+
+
+def _restore(run: Run, target: TargetParts | None) -> tuple[str, ...]:
+    last = run.last_attempt("back_up")
+    if last is None or target is None or "file" not in last.facts:
+        return ()
+    return target.backup.how_to_restore(BackupFile(**last.facts["file"]))

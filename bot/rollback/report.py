@@ -1,0 +1,279 @@
+"""The journal -> the post-mortem, as Markdown, in UTC. The same bytes every time: only what the journal held when the run ended is in it.
+
+What nobody wrote down stays visibly blank; nothing is made up.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from bot.model import AttemptState, Event, State, View
+from bot.steps import STEPS
+
+BLANK = "_(not written down yet)_"
+_SPECIAL = re.compile(r"([\\`*_\[\]<>#|~])")
+_END = {
+    State.SUCCEEDED: "The downgrade was done and verified.",
+    State.FAILED: "A person chose to leave it as it stood.",
+    State.ABORTED: "It was cancelled.",
+    State.REJECTED: "A person rejected it. Nothing was done to the database.",
+    State.EXPIRED: "Nobody filled the seats in time. Nothing was done to the database.",
+    State.REFUSED: "Backout refused it.",
+}
+
+
+def plain(text: object, most: int = 600) -> str:
+    """Text from people, scripts and databases as one line of Markdown that means nothing but itself."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
+    return _SPECIAL.sub(r"\\\1", line if len(line) <= most else line[:most] + "…")
+
+
+def markdown(view: View) -> str:
+    """The whole file. Its first line is the contract's."""
+    run = view.run
+    events = _until_the_end(view.events)
+    parts: list[Iterable[str]] = [
+        [f"# Post-mortem: {run.target} {run.from_ or BLANK} -> {run.to if run.plan else plain(run.to)}: {run.state}", ""],
+        _summary(view),
+        _timeline(events),
+        _approvals(view, events),
+        _ran(view),
+        _verified(view),
+        _lost(view),
+        _wrong(view, events),
+        _checklist(view, events),
+        _actions(),
+    ]
+    return "\n".join(line for part in parts for line in part).rstrip() + "\n"
+
+
+def summary(view: View) -> str:
+    """Two or three short sentences for the thread."""
+    run = view.run
+    seconds = sum(step.seconds or 0.0 for step in view.steps)
+    failed = sum(a.state in (AttemptState.FAILED, AttemptState.UNKNOWN) for a in run.attempts)
+    said = [_END.get(run.state, f"It is {run.state}.")]
+    if run.attempts:
+        said.append(f"The steps took {seconds:.1f} s.")
+    if failed:
+        said.append(f"{failed} attempt{'s' if failed > 1 else ''} did not go well.")
+    return " ".join(said)
+
+
+def _until_the_end(events: tuple[Event, ...]) -> list[Event]:
+    last = next((event.seq for event in events if event.kind == "reported"), None)
+    return [event for event in events if (last is None or event.seq < last) and event.kind != "ticked"]
+
+
+def _summary(view: View) -> Iterator[str]:
+    run, plan = view.run, view.run.plan
+    yield "## Summary"
+    yield ""
+    yield summary(view)
+    yield ""
+    yield "| | |"
+    yield "|---|---|"
+    yield f"| Run | {run.id} |"
+    yield f"| Severity | {run.request.severity} |"
+    yield f"| Asked for by | {plain(run.request.by.id)} |"
+    yield f"| Reason | {plain(run.request.reason)} |"
+    yield f"| Began | {_utc(run.created)} |"
+    yield f"| Ended | {_utc(run.ended)} |"
+    if plan:
+        yield f"| Database | {plain(plan.identity.database)}, PostgreSQL {plan.identity.version // 10000} |"
+        yield f"| Plan | {run.digest} |"
+    if run.refusal:
+        yield f"| Refused | {run.refusal['code']}: {plain(run.refusal['message'])} {plain(run.refusal['next'])} |"
+    yield ""
+    if plan:
+        yield "Undone, newest first:"
+        yield ""
+        for one in plan.undone:
+            yield f"- {plain(one.revision)} {plain(one.message)}{f' ({plain(one.date)})' if one.date else ''}"
+        yield ""
+
+
+def _timeline(events: list[Event]) -> Iterator[str]:
+    yield "## Timeline (UTC)"
+    yield ""
+    yield "| When | What |"
+    yield "|---|---|"
+    for event in events:
+        yield f"| {_utc(event.at)} | {_sentence(event)} |"
+    yield ""
+
+
+_SAID = {
+    "requested": "{by} asked for {rev}, severity {severity}: {reason}",
+    "planned": "planned: {from} -> {to}, loss {loss_class}",
+    "refused": "refused, {code}: {message}",
+    "voided": "approvals void: {what}",
+    "asked": "asked {roles} ({people}) until {until}",
+    "approved": "{by} approved as {role}",
+    "withdrawn": "{by} withdrew the approval as {role}",
+    "rejected": "{by} rejected: {reason}",
+    "cancel_requested": "{by} cancelled",
+    "denied": "{by} was denied ({action}): {why}",
+    "escalated": "asked {role} ({people}) too: {why}",
+    "decided": "{by} decided: {decision}",
+    "decision_needed": "a decision is needed about {says}: {why}",
+    "step_started": "{says}: began (attempt {attempt})",
+    "step_done": "{says}: done in {took}. {summary}",
+    "step_failed": "{says}: failed after {took}. {message}",
+    "step_unknown": "{says}: nobody can say how it ended, after {took}. {message}",
+    "interrupted": "{says}: {message}",
+    "note": "note by {by}: {text}",
+    "ended": "ended: {state}",
+}
+
+
+def _sentence(event: Event) -> str:
+    """An event of a kind that has no sentence is named by its kind."""
+    said = {key: plain(", ".join(map(str, value)) if isinstance(value, list) else value) for key, value in event.data.items()}
+    step = STEPS.get(event.data.get("step", ""))
+    said |= {"says": step.says if step else said.get("step", ""), "took": _seconds(event.data.get("seconds"))}
+    if "people" in said:
+        said["people"] = said["people"] or "nobody holds that role"
+    template = _SAID.get(event.kind)
+    return template.format_map(said) if template else event.kind.replace("_", " ")
+
+
+def _approvals(view: View, events: list[Event]) -> Iterator[str]:
+    yield "## Who approved what"
+    yield ""
+    if not view.run.seats:
+        yield "No approval was asked for."
+    for seat in view.run.seats:
+        yield f"- {seat.role}: {plain(seat.by) + ', ' + _utc(seat.at) if seat.by else 'nobody'}"
+    if any(event.kind == "voided" for event in events):
+        yield ""
+        yield "Earlier approvals were void, because the plan changed; see the timeline."
+    if view.run.digest:
+        yield ""
+        yield f"What was approved is the plan {view.run.digest}."
+    yield ""
+
+
+def _ran(view: View) -> Iterator[str]:
+    yield "## What ran"
+    yield ""
+    if not view.run.attempts:
+        yield "Nothing."
+        yield ""
+        return
+    yield "| Step | Attempt | End | Took | |"
+    yield "|---|---|---|---|---|"
+    for attempt in view.run.attempts:
+        says = STEPS[attempt.step].says if attempt.step in STEPS else attempt.step
+        yield f"| {says} | {attempt.attempt} | {attempt.state} | {_seconds(attempt.seconds)} | {plain(attempt.summary)} |"
+    yield ""
+    for attempt in view.run.attempts:
+        yield from _statements(attempt.facts)
+    file = next((a.facts["file"] for a in reversed(view.run.attempts) if "file" in a.facts), None)
+    if file:
+        yield f"Backup: {plain(file['path'])}, {file['size']} bytes, sha256 {file['sha256']}."
+        yield ""
+
+
+def _statements(facts: dict[str, Any]) -> Iterator[str]:
+    statements = facts.get("statements") or []
+    if not statements:
+        return
+    yield f"Statements of the downgrade ({len(statements)}):"
+    yield ""
+    for one in statements[:50]:
+        yield f"- {_seconds(one.get('ms', 0) / 1000)}: {plain(one.get('sql', ''), 300)}"
+    if len(statements) > 50:
+        yield f"- and {len(statements) - 50} more"
+    yield ""
+
+
+def _verified(view: View) -> Iterator[str]:
+    checks = next((a.facts["checks"] for a in reversed(view.run.attempts) if "checks" in a.facts), None)
+    yield "## Verification"
+    yield ""
+    if checks is None:
+        yield "Nothing was verified." if not view.run.attempts else "The run ended before verification."
+    else:
+        yield "| Check | Result | Before | After | |"
+        yield "|---|---|---|---|---|"
+        for one in checks:
+            result = {True: "ok", False: "RED" if one["blocking"] else "warning", None: "shown"}[one["ok"]]
+            yield f"| {plain(one['name'])} | {result} | {plain(one['before'], 200)} | {plain(one['after'], 200)} | {plain(one['says'])} |"
+    yield ""
+
+
+def _lost(view: View) -> Iterator[str]:
+    plan = view.run.plan
+    yield "## What was lost"
+    yield ""
+    done = view.run.last_attempt("downgrade")
+    if plan is None or done is None:
+        yield "Nothing: the downgrade did not begin."
+    elif not plan.loss:
+        yield "Nothing, as far as reading the scripts goes."
+    else:
+        if done.state is not AttemptState.DONE:
+            yield f"The downgrade ended as {done.state}: this is what it would have destroyed, as far as reading the scripts goes."
+            yield ""
+        for loss in plan.loss:
+            yield f"- {loss.kind} {plain(loss.name)} (by {plain(loss.revision)}){'' if loss.certain else ', which reading alone can not tell'}"
+        yield ""
+        yield f"Loss class: {plan.loss_class}. The backup above holds what was there."
+    yield ""
+
+
+def _wrong(view: View, events: list[Event]) -> Iterator[str]:
+    yield "## What went wrong"
+    yield ""
+    bad = [a for a in view.run.attempts if a.state in (AttemptState.FAILED, AttemptState.UNKNOWN)]
+    denied = [event for event in events if event.kind == "denied"]
+    if not bad and not denied:
+        yield "Nothing that Backout saw."
+    for attempt in bad:
+        yield f"- {attempt.step}, attempt {attempt.attempt}: {plain(attempt.summary)}"
+        for key in ("sqlstate", "revision", "where"):
+            if attempt.facts.get(key):
+                yield f"    - {key}: {plain(attempt.facts[key])}"
+        for one in (attempt.facts.get("blockers") or [])[:5]:
+            yield f"    - waited for pid {one.get('pid')} ({plain(one.get('user'))}): {plain(one.get('query'), 200)}"
+        if attempt.facts.get("output"):
+            yield f"    - output: {plain(attempt.facts['output'], 1500)}"
+    if denied:
+        yield f"- {len(denied)} press{'es' if len(denied) > 1 else ''} by people who may not; see the timeline."
+    yield ""
+
+
+def _checklist(view: View, events: list[Event]) -> Iterator[str]:
+    asked = (*view.questions, *view.checklist)
+    if not asked:
+        return
+    yield "## Checklist"
+    yield ""
+    for item in asked:
+        yield f"- [{'x' if item in view.ticked else ' '}] {plain(item)}"
+    yield ""
+
+
+def _actions() -> Iterator[str]:
+    yield "## To be filled in"
+    yield ""
+    for name in ("Root cause", "Impact on users", "How it was fixed for good", "How it is prevented next time", "Date of the next attempt"):
+        yield f"- {name}: {BLANK}"
+    yield ""
+    yield "## Action items"
+    yield ""
+    yield "- [ ] Fix the migration, or remove it from the code: a deploy of the old code applies it again."
+    yield "- [ ] Rehearse it up, down and up again before it ships."
+    yield "- [ ] Owner and date for each of the above."
+
+
+def _utc(at: dt.datetime | None) -> str:
+    return at.astimezone(dt.UTC).strftime("%Y-%m-%d %H:%M:%S") if at else BLANK
+
+
+def _seconds(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{seconds:.1f} s"

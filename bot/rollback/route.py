@@ -1,0 +1,194 @@
+"""What is asked, against the history that is there: where to go, what is undone on the way, or the refusal that says why not. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from bot.errors import Refusal
+from bot.model import History, Revision, Undone
+
+BASE = "base"
+_RELATIVE = re.compile(r"[-–—](\d{1,4})")
+_SHOWN = 40  # characters of a revision that somebody typed
+
+
+def shown(rev: str) -> str:
+    """A typed revision as it may stand in a sentence: one line, no control or direction characters, cut."""
+    plain = "".join(c for c in rev if c.isprintable())
+    return plain if len(plain) <= _SHOWN else plain[:_SHOWN] + "…"
+
+
+def route(rev: str, history: History, *, command: str = "/rollback") -> tuple[str, str, tuple[Revision, ...]]:
+    """(from, to, undone newest first), all absolute; `to` may be 'base'. Raises Refusal with one of docs/contract.md's codes."""
+    scripts = {one.revision: one for one in history.revisions}
+    current = _current(history, scripts, rev)
+    applied = _ancestors(current, scripts)
+    to = _resolve(rev, current, applied, history, scripts, command)
+    undone = _undone(to, current, applied, scripts)
+    if not undone:
+        raise _nothing(current, scripts, command)
+    _one_way(to, undone, applied, scripts)
+    return current, to, undone
+
+
+def _current(history: History, scripts: Mapping[str, Revision], rev: str) -> str:
+    if not history.current:
+        raise Refusal(
+            "version_table_empty", f"{history.version_table} is there but empty: no migration is applied here, or the table was emptied.",
+            "If the schema is there, stamp the database with its revision first, in the tool's own way.",
+        )  # fmt: skip
+    if len(history.current) > 1:
+        raise Refusal(
+            "several_heads", f"The database stands at several heads: {', '.join(sorted(history.current))}. Taking back one alone can't be pinned.",
+            "Merge the heads, or downgrade the one branch with the tool itself.",
+        )  # fmt: skip
+    current = history.current[0]
+    if current not in scripts:
+        raise Refusal(
+            "revision_unknown_to_scripts",
+            f"The database says it is at {shown(current)}, and the deployed scripts don't have that revision. They are older, or of another branch.",
+            "Deploy the scripts that have it to where the tool runs, then ask again.",
+        )  # fmt: skip
+    return current
+
+
+def _ancestors(of: str, scripts: Mapping[str, Revision]) -> set[str]:
+    seen: set[str] = set()
+    stack = [of]
+    while stack:
+        one = stack.pop()
+        if one in seen or one not in scripts:
+            continue
+        seen.add(one)
+        stack += [*scripts[one].down, *scripts[one].depends_on]
+    return seen
+
+
+def _resolve(rev: str, current: str, applied: set[str], history: History, scripts: Mapping[str, Revision], command: str) -> str:
+    if rev.casefold() == BASE and rev not in scripts:
+        return _base(applied, scripts)
+    if relative := _RELATIVE.fullmatch(rev):
+        return _steps_down(int(relative[1]), current, scripts, command)
+    to = _named(rev, history)
+    if to == current:
+        raise _nothing(current, scripts, command)
+    if to not in applied:
+        raise Refusal(
+            "not_an_ancestor", f"{to} is not below {current}, where the database stands: it was never applied here, or lies on another branch.",
+            f"Choose a revision that {current} was built on; {command} plan -1 shows the nearest.",
+        )  # fmt: skip
+    return to
+
+
+def _base(applied: set[str], scripts: Mapping[str, Revision]) -> str:
+    bases = sorted(one for one in applied if not scripts[one].down)
+    if len(bases) > 1:
+        raise Refusal(
+            "several_bases", f"This history has several beginnings: {', '.join(bases)}. 'base' would undo all of them.",
+            "Name the revision that shall stay applied.",
+        )  # fmt: skip
+    return BASE
+
+
+def _steps_down(count: int, current: str, scripts: Mapping[str, Revision], command: str) -> str:
+    if count < 1:
+        raise Refusal("unknown_revision", "-0 undoes nothing.", f"{command} -1 undoes the newest migration.")
+    at = current
+    for done in range(count):
+        down = scripts[at].down if at in scripts else ()
+        if len(down) > 1:
+            raise Refusal(
+                "merge_point", f"{at} merges {' and '.join(down)}: counting down does not say which way.",
+                f"Name the revision that shall stay applied: {command} {down[0]}",
+            )  # fmt: skip
+        if not down:
+            if done + 1 == count:
+                return BASE
+            raise Refusal(
+                "unknown_revision", f"-{count} is further than this history goes: {done + 1} migrations are applied.",
+                f"{command} base undoes all of them.",
+            )  # fmt: skip
+        at = down[0]
+    return at
+
+
+def _named(rev: str, history: History) -> str:
+    ids = [one.revision for one in history.revisions]
+    if rev in ids:
+        return rev
+    found = sorted(one for one in ids if one.startswith(rev)) if rev else []
+    if not found:
+        near = ", ".join(ids[:5])
+        raise Refusal(
+            "unknown_revision", f"The deployed scripts have no revision {shown(rev)!r}.", f"The newest are: {near}. Check the id, or use -1."
+        )  # fmt: skip
+    if len(found) > 1:
+        raise Refusal(
+            "ambiguous_revision", f"{shown(rev)!r} begins {len(found)} revisions: {', '.join(found[:5])}.", "Type one character more."
+        )  # fmt: skip
+    return found[0]
+
+
+def _undone(to: str, current: str, applied: set[str], scripts: Mapping[str, Revision]) -> tuple[Revision, ...]:
+    wanted = applied if to == BASE else {one for one in applied if one != to and to in _ancestors(one, scripts)}
+    order: list[str] = []
+    left = set(wanted)
+    while left:
+        # Newest first: what nothing that is left stands on.
+        tops = sorted(one for one in left if not any(one in (*scripts[o].down, *scripts[o].depends_on) for o in left if o != one))
+        if not tops:
+            raise Refusal("broken_history", "The history of migrations goes round in a circle.", "Mend down_revision in the scripts.")
+        order += tops
+        left -= set(tops)
+    return tuple(scripts[one] for one in order)
+
+
+def _one_way(to: str, undone: tuple[Revision, ...], applied: set[str], scripts: Mapping[str, Revision]) -> None:
+    names = {one.revision for one in undone}
+    kept = applied - names
+    for one in undone:
+        if one.depends_on:
+            raise Refusal(
+                "depends_on", f"{one.revision} depends on {', '.join(one.depends_on)}, another branch: undoing it alone can't be pinned.",
+                "Downgrade this branch with the tool itself, or restore a backup.",
+            )  # fmt: skip
+    tops = {one for one in kept if not any(one in scripts[o].down for o in kept)}
+    if to != BASE and tops != {to}:
+        others = ", ".join(sorted(tops - {to}))
+        merge = next((one.revision for one in undone if len(one.down) > 1), undone[0].revision)
+        raise Refusal(
+            "merge_point", f"Between here and {to} lies {merge}, a merge: {others} would stay applied beside it.",
+            "Choose a revision above the merge, or below where its branches part.",
+        )  # fmt: skip
+    if to != BASE and not kept & {to}:
+        raise Refusal("not_an_ancestor", f"{to} would not be left applied.", "Choose a revision below the current one.")
+    _undoable(undone)
+
+
+def _undoable(undone: tuple[Revision, ...]) -> None:
+    empty = [one.revision for one in undone if one.downgrade in ("empty", "missing")]
+    if empty:
+        raise Refusal(
+            "empty_downgrade", f"downgrade() of {', '.join(empty)} does nothing: the tool would report success and the schema would stay as it is.",
+            "Write the downgrade, or go back by a restore.",
+        )  # fmt: skip
+    raising = [one.revision for one in undone if one.downgrade == "raises"]
+    if raising:
+        raise Refusal(
+            "raising_downgrade", f"downgrade() of {', '.join(raising)} only raises: its author says that it can't be undone.",
+            "Go back by a restore, or fix forward.",
+        )  # fmt: skip
+
+
+def _nothing(current: str, scripts: Mapping[str, Revision], command: str) -> Refusal:
+    down = scripts[current].down
+    below = down[0] if down else BASE
+    return Refusal(
+        "nothing_to_roll_back", f"{current} is where the database stands. The revision that you name stays applied: nothing is above it.",
+        f"{current} stays; to undo it: {command} {below}",
+    )  # fmt: skip
+
+
+def undone_of(revisions: tuple[Revision, ...]) -> tuple[Undone, ...]:
+    return tuple(Undone(revision=one.revision, message=one.message, date=one.date, sha256=one.sha256) for one in revisions)

@@ -1,0 +1,14 @@
+"""Before anything is touched: is this still the database, the scripts and the plan that people approved?"""
+
+from __future__ import annotations
+
+import datetime as dt
+
+from bot.durable import Evidence, OnCrash, World, step
+
+
+@step(on_crash=OnCrash.RERUN, timeout=dt.timedelta(minutes=3), destructive=False, says="check that nothing changed since the approval")
+async def check_preconditions(world: World) -> Evidence:
+    """Plan again and compare. Raises PlanChanged, which voids the approvals, or the Refusal that stands in the way now."""
+    await world.replan()
+    return Evidence(f"{world.plan.from_} is current, scripts and database are as approved")

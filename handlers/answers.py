@@ -1,0 +1,105 @@
+"""Private answers: status, history, backups, check, plan, help. Nouns in, text out; pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from bot.errors import Refusal
+from bot.model import ENDS, Plan, Run, State, View
+from handlers import story
+from handlers.blocks import listing
+from handlers.text import code, fenced, safe, short, when
+
+_ROOM = 2500
+_LEFT_OUT = "and {} more"
+
+
+def help_(command: str, targets: Collection[str]) -> str:
+    """Short, by example."""
+    named = ", ".join(code(each, 40) for each in sorted(targets)) or "none is rolled back from here"
+    return "\n".join(
+        (
+            "*Take a migration back.* REV is the one that stays; everything above it is undone.",
+            f"`{command} 0004 sev high because orders fail`   `{command} -1`   `{command} shop base`",
+            f"`{command} plan -1`  what it would do, changing nothing",
+            f"`{command} status`  `abort`  `report`  of the newest run here, or of a RUN",
+            f"`{command} note traffic is normal again`  for the report; in a run's thread just write",
+            f"`{command} history`  `backups`  `check`  can it be rolled back right now",
+            f"Databases here: {named}. Nothing runs before the people whose role it is approved.",
+        )
+    )
+
+
+def status(view: View, link: str) -> str:
+    run = view.run
+    lines = [f"*{safe(run.target)}: {safe(story.way(run), 100)} · {story.STATES[run.state]}* · {code(run.id)}", story.asking(run)]
+    if run.state is State.REFUSED and run.refusal:
+        lines.append(f"{safe(run.refusal.get('message', ''), 500)} {safe(run.refusal.get('next', ''), 300)}")
+    if run.plan and run.state not in ENDS:
+        lines.append(f"{story.losses(run.plan)} {story.expected(run.plan)}")
+    lines += [story.seat_line(seat) for seat in view.seats]
+    if view.until and run.state is State.AWAITING_APPROVAL:
+        lines.append(f"Waits until {when(view.until)}.")
+    lines += [story.step_line(step) for step in view.steps if step.state != "waiting"]
+    if link:
+        lines.append(link)
+    return listing(lines, _ROOM, _LEFT_OUT)
+
+
+def plan(made: Plan) -> str:
+    """What a run would do."""
+    steps = ", ".join(code(step.name, 40) for step in made.steps)
+    return "\n".join(
+        (
+            f"*This would undo {story.undoing(made)}.* {story.losses(made)} Nothing was changed.",
+            listing(story.undone_lines(made), 1200, _LEFT_OUT),
+            f"Destroyed (loss class {made.loss_class}):",
+            listing(story.loss_lines(made), 1200, _LEFT_OUT) or "nothing that reading the scripts found",
+            f"Steps ({made.strategy}): {steps}",
+            f"{story.expected(made)} Digest {code(short(made.digest()))}.",
+            *(f"• {safe(remark, 300)}" for remark in made.remarks[:8]),
+        )
+    )
+
+
+def history(target: str, runs: Sequence[Run]) -> str:
+    if not runs:
+        return f"{code(target)} was never rolled back from here."
+    lines = [f"{when(run.created)} {code(run.id)} {safe(story.way(run), 100)} *{story.STATES[run.state]}*" for run in runs]
+    return f"*{safe(target)}, newest first*\n" + listing(lines, _ROOM, _LEFT_OUT)
+
+
+def backups(target: str, kept: Sequence[Mapping[str, Any]]) -> str:
+    if not kept:
+        return f"There is no backup of {code(target)} that Backout made. Every run takes one before it changes anything."
+    lines = [_backup(each) for each in kept]
+    return f"*Backups of {safe(target)}, newest first*\n" + listing(lines, _ROOM, _LEFT_OUT)
+
+
+def check(target: str, reasons: Sequence[Refusal]) -> str:
+    if not reasons:
+        return f"*{safe(target)} can be rolled back right now.*"
+    lines = [f"• {safe(each.message, 400)} *Next:* {safe(each.next, 300)} ({code(each.code)})" for each in reasons]
+    return f"*{safe(target)} can't be rolled back right now.*\n" + listing(lines, _ROOM, _LEFT_OUT)
+
+
+def report(markdown: str, link: str) -> str:
+    whole = f"\nThe whole of it is in the thread: {link}" if link else ""
+    return fenced(markdown[:3000], 6000) + (whole if len(markdown) > 3000 or link else "")
+
+
+def not_built(verb: str) -> str:
+    return f"{code(verb)} is not built yet. What there is: `help`."
+
+
+def _backup(kept: Mapping[str, Any]) -> str:
+    file = kept.get("file")
+    size = getattr(file, "size", None) or (file.get("size") if isinstance(file, Mapping) else None)
+    made = kept.get("made")
+    until = kept.get("keep_until")
+    told = [code(kept.get("name", "?"), 120), f"at revision {code(kept.get('revision') or '?', 40)}"]
+    told += [f"{size / 1_000_000:.1f} MB"] if size else []
+    told += [f"made {when(made)}"] if made else []
+    told += [f"kept until {when(until)}"] if until else []
+    return ", ".join(told)

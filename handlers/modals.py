@@ -1,0 +1,74 @@
+"""The two forms: what is missing from a request, and why somebody rejects."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from bot.model import Severity
+from handlers.blocks import Block, context, mrkdwn, option, plain
+
+REQUEST = "backout_request"
+REJECT = "backout_reject"
+
+
+def request(targets: Sequence[str], given: Mapping[str, str | None], context_: Mapping[str, Any]) -> Block:
+    """Asks for the target, the revision, the reason and the severity; prefilled with what was given."""
+    return {
+        "type": "modal",
+        "callback_id": REQUEST,
+        "title": plain("Roll back", 24),
+        "submit": plain("Plan it", 24),
+        "close": plain("Not now", 24),
+        "private_metadata": json.dumps(context_),
+        "blocks": [
+            _input("target", "Database", _select("target", [option(name, name) for name in targets[:100]], given.get("target"))),
+            _input("rev", "Revision that stays applied", _line("rev", given.get("rev"), "0004, -1 or base", 255)),
+            _input("reason", "Why", _line("reason", given.get("reason"), "Orders fail since 02:40", 1000)),
+            _input("severity", "Severity", _select("severity", [option(each, each) for each in Severity], given.get("severity"))),
+            context("Nothing is changed by this. You get a plan, and the people whose role it is approve it."),
+        ],
+    }
+
+
+def reject(run: str, digest: str, context_: Mapping[str, Any]) -> Block:
+    """Asks why; rejecting ends the run."""
+    return {
+        "type": "modal",
+        "callback_id": REJECT,
+        "title": plain("Reject", 24),
+        "submit": plain("Reject", 24),
+        "close": plain("Back", 24),
+        "private_metadata": json.dumps({**context_, "run": run, "digest": digest}),
+        "blocks": [
+            _input("reason", "Why not", _line("reason", None, "Fix forward is on its way", 1000)),
+            {"type": "section", "text": mrkdwn("This ends the run. Nothing in the database is changed.")},
+        ],
+    }
+
+
+def values(view: Mapping[str, Any]) -> dict[str, str]:
+    """What was filled in, by action id."""
+    found: dict[str, str] = {}
+    for inputs in view.get("state", {}).get("values", {}).values():
+        for name, state in inputs.items():
+            chosen = (state.get("selected_option") or {}).get("value") or state.get("value")
+            if chosen:
+                found[name] = str(chosen).strip()
+    return found
+
+
+def _input(name: str, label: str, element: Block) -> Block:
+    return {"type": "input", "block_id": name, "label": plain(label, 2000), "element": element}
+
+
+def _line(name: str, initial: str | None, placeholder: str, most: int) -> Block:
+    made: Block = {"type": "plain_text_input", "action_id": name, "placeholder": plain(placeholder, 150), "max_length": most}
+    return made | ({"initial_value": initial[:most]} if initial else {})
+
+
+def _select(name: str, options: list[Block], initial: str | None) -> Block:
+    chosen = [each for each in options if each["value"] == initial]
+    made: Block = {"type": "static_select", "action_id": name, "options": options}
+    return made | ({"initial_option": chosen[0]} if chosen else {})

@@ -1,0 +1,218 @@
+"""The thread: what each event of a run says. An event in, a Message out, or None for what the thread does not show; pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from bot.model import Attempt, Event, View
+from handlers import card, story
+from handlers.blocks import Message, section, within_limits
+from handlers.text import code, fenced, people, person, safe, short, span, when
+
+REPORT = "reported"
+_ROWS = 20  # checks in the thread's table; the file has all
+
+
+def message(view: View, event: Event) -> Message | None:
+    """What the thread gets for this event. The file of `reported` is not here: its content is computed when it is sent."""
+    said = _SAYS.get(event.kind)
+    found = said(view, event) if said else None
+    if found is None:
+        return None
+    body = found.blocks or (section(found.text),)
+    metadata = {"event_type": "backout_event", "event_payload": {"run": view.run.id, "seq": event.seq}}
+    return Message(found.text, within_limits(body), metadata, found.files, found.people, found.calls)
+
+
+def _planned(view: View, event: Event) -> Message | None:
+    plan = view.run.plan
+    if plan is None:
+        return None
+    text = f"Planned: {story.undoing(plan)}. Loss class {plan.loss_class}. Digest {code(short(str(event.data.get('digest', ''))))}."
+    return Message(text, files=((f"plan-{view.run.id}.md", _plan_file(view)),) if card.plan_is_cut(view) else ())
+
+
+def _plan_file(view: View) -> str:
+    plan = view.run.plan
+    assert plan is not None  # noqa: S101  for the type checker: the only caller looked
+    lines = [f"# Plan {view.run.id}: {plan.target} {plan.from_} -> {plan.to}", "", "## Undone, newest first", ""]
+    lines += [f"- {each.revision} {each.message} {each.date or ''}".rstrip() for each in plan.undone]
+    lines += ["", f"## Destroyed (loss class {plan.loss_class})", ""]
+    lines += [f"- {each.kind} {each.name}, undoing {each.revision}{'' if each.certain else ' (not certain)'}" for each in plan.loss]
+    return "\n".join([*lines, "", "## Steps", "", *(f"{place}. {step.name}" for place, step in enumerate(plan.steps, 1)), ""])
+
+
+def _refused(view: View, event: Event) -> Message | None:
+    # Without an effect the card and the private answer say it; the thread only matters to those who watched it run.
+    if not view.run.attempts:
+        return None
+    return Message(f"*Refused* ({code(event.data.get('code', ''))}). {_of(event, 'message', 800)}\n*Next:* {_of(event, 'next', 500)}")
+
+
+def _asked(view: View, event: Event) -> Message:
+    asked = tuple(str(each) for each in event.data.get("people", ()))
+    roles = ", ".join(story.title(view, role) for role in event.data.get("roles", ()))
+    until = f" It waits until {when(event.data['until'])}." if event.data.get("until") else ""
+    plan = view.run.plan
+    what = f"Undo {story.undoing(plan)}. {story.losses(plan)}" if plan else ""
+    return Message(f"{people(asked)}: please approve or reject, as {roles}.{until}", people=asked, calls=f"Your approval is asked for. {what}")
+
+
+def _escalated(view: View, event: Event) -> Message:
+    asked = tuple(str(each) for each in event.data.get("people", ()))
+    why = _of(event, "why", 300)
+    text = f"{people(asked)}: asked now too, as {story.title(view, event.data.get('role', ''))}. {why}"
+    return Message(text, people=asked, calls=f"A rollback of {code(view.run.target)} was escalated to you. {why}")
+
+
+def _approved(view: View, event: Event) -> Message:
+    return Message(f"{_by(event)} approved as {story.title(view, event.data.get('role', ''))}.")
+
+
+def _withdrawn(view: View, event: Event) -> Message:
+    return Message(f"{_by(event)} withdrew the approval as {story.title(view, event.data.get('role', ''))}.")
+
+
+def _voided(view: View, event: Event) -> Message:
+    what = "\n".join(f"• {safe(each, 300)}" for each in event.data.get("what", ())[:10])
+    return Message(f"*The plan changed: earlier approvals are void.* Please look again.\n{what}")
+
+
+def _rejected(view: View, event: Event) -> Message:
+    return Message(f"{_by(event)} rejected it. Reason: {_of(event, 'reason', 500)}")
+
+
+def _cancelling(view: View, event: Event) -> Message:
+    return Message(f"{_by(event)} cancels. The run ends after the current step; what was stopped is started again.")
+
+
+def _expired(view: View, event: Event) -> Message:
+    return Message("*Expired.* Nobody approved in time. Nothing was changed. Ask again if it is still needed.")
+
+
+def _started(view: View, event: Event) -> Message:
+    return Message("*Started.* Freeze deploys until this has ended.")
+
+
+def _done(view: View, event: Event) -> Message:
+    seconds = event.data.get("seconds")
+    took = f" · {span(float(seconds))}" if seconds is not None else ""
+    text = f"✓ {_step(view, event)}{took}. {_of(event, 'summary', 300)}".rstrip()
+    checks = _facts(view, event).get("checks") or ()
+    if not checks:
+        return Message(text)
+    rows = [_check(each) for each in checks]
+    more = f"\n{len(rows) - _ROWS} more are in the file." if len(rows) > _ROWS else ""
+    name = f"verification-{view.run.id}-{event.data.get('attempt', 1)}.txt"
+    return Message(f"{text}\n{fenced(chr(10).join(rows[:_ROWS]))}{more}", files=((name, "\n".join(rows) + "\n"),))
+
+
+def _failed(view: View, event: Event) -> Message:
+    return Message(f"✗ *{_step(view, event)} failed*, attempt {event.data.get('attempt', 1)}. {_of(event, 'message', 800)}")
+
+
+def _unknown(view: View, event: Event) -> Message:
+    return Message(f"? *{_step(view, event)}: nobody can say yet whether it happened.* {_of(event, 'message', 800)}")
+
+
+def _interrupted(view: View, event: Event) -> Message:
+    return Message(f"Backout was restarted during “{_step(view, event)}”. {_of(event, 'message', 600)}")
+
+
+def _deciding(view: View, event: Event) -> Message:
+    deciders = dict.fromkeys(user for seat in view.seats for user in seat.holders)
+    options = ", ".join(safe(each, 20).capitalize() for each in event.data.get("options", ()))
+    parts = [f"{people(tuple(deciders))}: *decide on the card: {options}.* {_step(view, event)}: {_of(event, 'why', 800)}"]
+    parts += _evidence(_facts(view, event))
+    if view.restore_commands:
+        parts.append("The backup, restored by hand:\n" + fenced("\n".join(view.restore_commands), 1500))
+    return Message(parts[0], blocks=tuple(section(part) for part in parts))
+
+
+def _evidence(facts: Mapping[str, Any]) -> list[str]:
+    found = []
+    if checks := facts.get("checks"):
+        found.append(fenced("\n".join(_check(each) for each in checks[:_ROWS])))
+    if blockers := facts.get("blockers"):
+        found.append("It waited for these sessions:\n" + fenced("\n".join(_session(each) for each in blockers[:10]), 1500))
+    if output := facts.get("output"):
+        found.append("The end of its output:\n" + fenced(str(output)[-1500:], 1500))
+    if traceback := facts.get("traceback"):
+        found.append(fenced("\n".join(str(line) for line in traceback)[-1200:], 1200))
+    return found
+
+
+def _decided(view: View, event: Event) -> Message:
+    return Message(f"{_by(event)} decided: {_of(event, 'decision', 20)}.")
+
+
+def _note(view: View, event: Event) -> Message:
+    return Message(f"Note by {_by(event)}: {_of(event, 'text', 1500)}")
+
+
+def _ended(view: View, event: Event) -> Message:
+    return Message(f"*Ended: {_of(event, 'state', 20)}.* {_of(event, 'summary', 800)}")
+
+
+def _reported(view: View, event: Event) -> Message:
+    return Message(f"*Report.* {_of(event, 'summary', 1500)}")
+
+
+def _step(view: View, event: Event) -> str:
+    return safe(story.says(view, str(event.data.get("step", ""))), 120)
+
+
+def _by(event: Event) -> str:
+    return person(str(event.data.get("by", "?")))
+
+
+def _of(event: Event, key: str, limit: int) -> str:
+    return safe(event.data.get(key) or "", limit)
+
+
+def _facts(view: View, event: Event) -> Mapping[str, Any]:
+    name, number = event.data.get("step"), event.data.get("attempt")
+    mine: list[Attempt] = [each for each in view.run.attempts if each.step == name and number in {None, each.attempt}]
+    return mine[-1].facts if mine else {}
+
+
+def _check(check: Mapping[str, Any]) -> str:
+    judged = {True: "ok  ", False: "RED ", None: "info"}[check.get("ok")]
+    if check.get("ok") is False and not check.get("blocking", True):
+        judged = "warn"
+    before, after = str(check.get("before") or "-"), str(check.get("after") or "-")
+    told = f"  {check['says']}" if check.get("says") else ""
+    return f"{judged}  {str(check.get('name', ''))[:40]:<40}  {before[:30]} -> {after[:30]}{told[:120]}"
+
+
+def _session(session: Mapping[str, Any]) -> str:
+    age = session.get("age")
+    return (
+        f"pid {session.get('pid')}  {session.get('user') or '?'}  {session.get('application') or '-'}  {session.get('state') or '?'}"
+        f"  {span(float(age)) if age is not None else '?'}  {str(session.get('query') or '')[:120]}"
+    )
+
+
+_SAYS: Mapping[str, Callable[[View, Event], Message | None]] = {
+    "planned": _planned,
+    "refused": _refused,
+    "asked": _asked,
+    "escalated": _escalated,
+    "approved": _approved,
+    "withdrawn": _withdrawn,
+    "voided": _voided,
+    "rejected": _rejected,
+    "cancel_requested": _cancelling,
+    "expired": _expired,
+    "started": _started,
+    "step_done": _done,
+    "step_failed": _failed,
+    "step_unknown": _unknown,
+    "interrupted": _interrupted,
+    "decision_needed": _deciding,
+    "decided": _decided,
+    "note": _note,
+    "ended": _ended,
+    REPORT: _reported,
+}
