@@ -10,7 +10,7 @@ demo: $(STAMP)  ## watch a whole rollback on a throwaway shop
 	$(BIN)/backout demo
 
 test: $(STAMP)  ## everything that needs no root, Docker or Slack
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -65,6 +65,7 @@ class App:
         self.lease = engine.Lease(url, executor)
         self._signals = engine.Signals(url)
         self.launched = False
+        self._guard: asyncio.Task[None] | None = None
         self.rollbacks = Rollbacks(
             {name: _target(config, name, part, system) for name, part in config.targets.items()},
             journal, self._signals, chat, _authority(config, journal, directory, self.clock), self.clock, Looker(),
@@ -85,7 +86,12 @@ class App:
             await self.lease.release()
             return False
         await self.launch()
+        self._guard = asyncio.create_task(self._keep_lease(), name="lease")
         return True
+
+    async def _keep_lease(self) -> None:
+        await self.lease.watch()
+        engine.exit_now(1)  # somebody else may carry our runs now: nothing more is ours to do
 
     async def leave(self) -> None:
         """Finish the step that runs (30 s at most), show what happened, and close. Nothing may follow: DBOS takes the loop's executor."""

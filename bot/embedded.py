@@ -241,7 +241,7 @@ class EmbeddedPostgres:
             with suppress(FileNotFoundError):
                 # pid, directory, start, port, socket, address, shared memory, status (Postgres: pidfile.h)
                 lines = (self._data / "postmaster.pid").read_text().splitlines()
-                if len(lines) > 7 and lines[7].strip() == "ready":
+                if len(lines) > 7 and lines[7].strip() in {"ready", "standby"}:
                     return int(lines[3])
             await asyncio.sleep(0.05)
         return None

@@ -18,9 +18,6 @@ class Noun(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-# ------------------------------------------------------------------ a run's states
-
-
 class State(StrEnum):
     PLANNING = "planning"
     REHEARSING = "rehearsing"
@@ -65,8 +62,6 @@ class LossClass(StrEnum):
     MEDIUM = "medium"
     HIGH = "high"
 
-
-# ------------------------------------------------------------------ the target's history
 
 DowngradeKind = Literal["real", "empty", "raises", "missing", "unknown"]
 
@@ -181,9 +176,6 @@ class BackupFile(Noun):
     objects: int = 0
 
 
-# ------------------------------------------------------------------ the plan
-
-
 class Loss(Noun):
     """One thing that the downgrade destroys, as far as reading the scripts tells. `certain` is False where the script can't be read."""
 
@@ -239,9 +231,6 @@ def digest_of(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-# ------------------------------------------------------------------ people
-
-
 class Person(Noun):
     """Who is asking. `team` is the Slack team; "cli" for the command line, whose people proved themselves by a token."""
 
@@ -264,9 +253,6 @@ class Need(Noun):
     within: dt.timedelta
     self_approval: bool = False
     advice: str | None = None
-
-
-# ------------------------------------------------------------------ a run and what the journal knows of it
 
 
 class Request(Noun):
@@ -366,9 +352,6 @@ class Alarm(Noun):
     run: str
     kind: str
     due: dt.datetime
-
-
-# ------------------------------------------------------------------ what people are shown
 
 
 class SeatView(Noun):

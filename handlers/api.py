@@ -147,15 +147,17 @@ class Slack:
 
     async def _send(self, url: str, **body: Any) -> None:
         """POST to an address that Slack gave us, exactly as it gave it."""
-        address = URL(url, encoded=True)
-        proxy = self._proxy if address.scheme == "https" else None
         timeout = aiohttp.ClientTimeout(total=TIMEOUT)
         try:
+            address = URL(url, encoded=True)
+            proxy = self._proxy if address.scheme == "https" else None
             async with aiohttp.ClientSession(timeout=timeout) as session, session.post(address, proxy=proxy, **body) as answer:
                 if answer.status >= 500:
                     raise Unsure(f"Slack answered {answer.status}")
                 if answer.status >= 400:
                     raise Declined(f"http_{answer.status}")
+        except ValueError as error:
+            raise Declined("bad_address") from error
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise Unsure(f"Slack can't be reached: {type(error).__name__}") from error
 

@@ -161,8 +161,14 @@ class SlackApp:
         # process_before_response: the listener is awaited, so that an ack is neither polled for nor lost.
         logger = logging.getLogger("handlers.bolt")
         logger.setLevel(logging.ERROR)  # its warnings are about tokens that we give it on purpose
+
+        async def authorize() -> AuthorizeResult:
+            # A function and no method: Bolt hands `self` to a method as one argument too many.
+            # One workspace, one token: nothing to look up while a person waits for the ack.
+            return AuthorizeResult(enterprise_id=None, team_id=self._team, bot_user_id=self._bot, bot_token=self._slack.client.token)
+
         app = AsyncApp(
-            client=self._slack.client, authorize=self._authorize, signing_secret=signing_secret, logger=logger, process_before_response=True
+            client=self._slack.client, authorize=authorize, signing_secret=signing_secret, logger=logger, process_before_response=True
         )  # fmt: skip
         app.command(command)(self._on_command)
         app.block_action(_ANY)(self._on_action)
@@ -170,10 +176,6 @@ class SlackApp:
         app.event("message")(self._on_event)
         app.event("app_mention")(self._on_event)
         return app
-
-    async def _authorize(self, **_: Any) -> AuthorizeResult:
-        """One workspace, one token: nothing to look up while a person waits for the ack."""
-        return AuthorizeResult(enterprise_id=None, team_id=self._team, bot_user_id=self._bot, bot_token=self._slack.client.token)
 
     async def _on_command(self, ack: AsyncAck, body: dict[str, Any]) -> None:
         if await self._inbox.store(COMMAND, body):
@@ -209,6 +211,8 @@ class SlackApp:
     async def _work(self, item: Item) -> None:
         sender = payload.sender(item.kind, item.body)
         if not self._team or sender.person.team != self._team:
+            if item.kind == EVENT and item.body["event"].get("type") == "message":
+                return  # a guest who talks in a thread asked nothing of us
             await self._foreigner(item, sender)
         if item.kind == COMMAND:
             await self._commands.typed(item, sender)

@@ -16,8 +16,8 @@ ROOM = 1500  # characters of a list on the card
 _SHOWN_BOXES = 20
 
 
-def card(view: View) -> Message:
-    """The whole card as it should stand now; the same view gives the same bytes."""
+def card(view: View, seq: int | None = None) -> Message:
+    """The whole card as it should stand now; the same view and seq give the same bytes. `seq` (default: the journal's) goes into the metadata."""
     run = view.run
     blocks = [
         header(f"{run.target}: {story.way(run)} · {story.STATES[run.state]}"),
@@ -30,8 +30,8 @@ def card(view: View) -> Message:
         *_ticks(view),
         *_buttons(view),
     ]
-    text = f"{clean(run.target, 60)}: {clean(run.from_ or '?', 60)} -> {clean(run.to, 60)} · {run.state} · {run.id}"
-    return Message(text=text, blocks=within_limits(blocks), metadata=_metadata(view))
+    text = f"{safe(run.target, 60)}: {safe(run.from_ or '?', 60)} -> {safe(run.to, 60)} · {run.state} · {run.id}"
+    return Message(text=text, blocks=within_limits(blocks), metadata=_metadata(view, view.run.seq if seq is None else seq))
 
 
 def tick_value(item: str) -> str:
@@ -39,11 +39,11 @@ def tick_value(item: str) -> str:
     return hashlib.sha256(item.encode()).hexdigest()[:12]
 
 
-def _metadata(view: View) -> dict[str, Any]:
+def _metadata(view: View, seq: int) -> dict[str, Any]:
     run = view.run
     payload = {
         "run": run.id, "target": run.target, "state": str(run.state), "from": run.from_ or "", "to": run.to,
-        "severity": str(run.request.severity), "digest": run.digest or "", "seq": run.seq,
+        "severity": str(run.request.severity), "digest": run.digest or "", "seq": seq,
     }  # fmt: skip
     return {"event_type": "backout_card", "event_payload": payload}
 
@@ -83,7 +83,7 @@ def _deciding(view: View) -> str:
     asked = story.newest(view, "decision_needed")
     if asked is None:
         return "*A person must decide* how this goes on."
-    waits = span(max(timedelta(), view.now - asked.at).total_seconds() // 60 * 60)
+    waits = _minutes(view.now - asked.at)
     step = safe(story.says(view, str(asked.data.get("step", ""))), 120)
     return f"*A person must decide.* {step}: {safe(asked.data.get('why', ''), 600)}\nIt waits for {waits} now.{_stopped(view)}"
 
@@ -92,7 +92,12 @@ def _stopped(view: View) -> str:
     stop = view.run.last_attempt("stop_writers")
     if stop is None or stop.ended is None:
         return ""
-    return f" Writers are stopped for {span(max(timedelta(), view.now - stop.ended).total_seconds() // 60 * 60)}."
+    return f" Writers are stopped for {_minutes(view.now - stop.ended)}."
+
+
+def _minutes(passed: timedelta) -> str:
+    whole = passed // timedelta(minutes=1)
+    return span(whole * 60) if whole > 0 else "less than a minute"
 
 
 def _ended(view: View) -> str:

@@ -8,15 +8,17 @@ import logging
 from collections.abc import Mapping
 from dataclasses import replace
 
-from bot.model import Delivery, Event, View
+from bot.model import Delivery, Event, State, View
 from bot.ports import Clock, Journal, Rollbacks
 from handlers import card, thread
-from handlers.api import CLOSED, MISSING, Declined, Slack, Unsure
+from handlers.api import CLOSED, Declined, Slack, Unsure
 from handlers.blocks import Message, cut, section
 from handlers.text import fenced
 
 log = logging.getLogger(__name__)
 
+_PARTS = 4
+SILENT = 3.0  # seconds of planning that the channel need not see
 PACE = 2.0  # seconds between two updates of a card that only show progress
 _UPLOADS = 3  # failed uploads before a file is posted as text
 _CHUNK = 2800  # characters of a file that has to be posted as text
@@ -46,6 +48,10 @@ class Courier:
         if channel is None:
             return None
         had = dict(await self._journal.deliveries(run))
+        if "card" not in had and (pause := _not_yet(view)) is not None:
+            if view.run.state is State.REFUSED:
+                await self._journal.deliver(run, "seq", Delivery(channel=channel, ts="", content=str(view.run.seq)))
+            return pause or None
         try:
             await self._reconcile(view, channel, had)
             ts, again = await self._card(view, channel, had, at_once)
@@ -64,9 +70,11 @@ class Courier:
     # -------------------------------------------------------------- the card
 
     async def _card(self, view: View, channel: str, had: dict[str, Delivery], at_once: bool) -> tuple[str, float | None]:
-        made = card.card(view)
-        content = _Content(view.run.seq, _hash(card.card(_still(view))), _hash(made))
         old = had.get("card")
+        # Every post and update has a larger seq than the one before, also when only progress changed.
+        seq = max(view.run.seq, _Content.read(old.content).shown + 1) if old else view.run.seq
+        made = card.card(view, seq)
+        content = _Content(view.run.seq, _hash(card.card(_still(view))), _hash(card.card(view)), seq)
         if old is None:
             return await self._post_card(view, channel, made, content), None
         was = _Content.read(old.content)
@@ -183,8 +191,9 @@ class Courier:
             if "card" in had:
                 await self._find_replies(view, channel, had)
         except Declined as error:
-            if error.code not in MISSING:
+            if error.code in CLOSED:
                 raise
+            log.info("the channel can't be asked what it has: %s", error)
 
     async def _find_card(self, view: View, channel: str, had: dict[str, Delivery]) -> None:
         if "card" in had:
@@ -195,7 +204,7 @@ class Courier:
         for each in answer.get("messages", ()):
             payload = _payload(each, "backout_card")
             if payload.get("run") == view.run.id:
-                had["card"] = Delivery(channel=channel, ts=str(each["ts"]), content=_Content(0, "", "").write())
+                had["card"] = Delivery(channel=channel, ts=str(each["ts"]), content=_Content(0, "", "", _seq(each)).write())
                 await self._journal.deliver(view.run.id, "card", had["card"])
                 return
 
@@ -246,19 +255,29 @@ class Courier:
 
 
 class _Content:
-    """What of the card was sent: the journal's seq, a hash without progress and clock, a hash of it all."""
+    """What of the card was sent: the journal's seq, a hash without progress and clock, a hash of it all, and the seq that it carried."""
 
-    def __init__(self, seq: int, shape: str, whole: str) -> None:
-        self.seq, self.shape, self.whole = seq, shape, whole
+    def __init__(self, seq: int, shape: str, whole: str, shown: int) -> None:
+        self.seq, self.shape, self.whole, self.shown = seq, shape, whole, shown
 
     def write(self) -> str:
-        return f"{self.seq}:{self.shape}:{self.whole}"
+        return f"{self.seq}:{self.shape}:{self.whole}:{self.shown}"
 
     @classmethod
     def read(cls, text: str) -> _Content:
-        seq, _, rest = text.partition(":")
-        shape, _, whole = rest.partition(":")
-        return cls(int(seq) if seq.isdigit() else 0, shape, whole)
+        """What is no such text counts as nothing sent (a card that was found again after a lost answer)."""
+        parts = text.split(":")
+        if len(parts) != _PARTS or not (parts[0].isdigit() and parts[3].isdigit()):
+            return cls(0, "", "", 0)
+        return cls(int(parts[0]), parts[1], parts[2], int(parts[3]))
+
+
+def _not_yet(view: View) -> float | None:
+    """A plan that is refused at once never gets a card: its asker is told in private. Planning shows only when it takes long. Seconds to wait."""
+    if view.run.state is State.REFUSED and view.run.plan is None:
+        return 0.0
+    left = SILENT - (view.now - view.run.created).total_seconds()
+    return left if view.run.state is State.PLANNING and left > 0 else None
 
 
 def _still(view: View) -> View:
@@ -296,6 +315,11 @@ def _payload(message: Mapping[str, object], kind: str) -> Mapping[str, object]:
         return {}
     payload = metadata.get("event_payload")
     return payload if isinstance(payload, Mapping) else {}
+
+
+def _seq(message: Mapping[str, object]) -> int:
+    shown = _payload(message, "backout_card").get("seq")
+    return shown if isinstance(shown, int) else 0
 
 
 def _dicts(value: object) -> list[Mapping[str, object]]:

@@ -138,7 +138,7 @@ class RollbackCommand:
         if channels is None:
             raise UsageError(f"There is no target {target[:40]}. There is: {', '.join(sorted(self._targets)) or 'none'}.")
         if sender.channel not in channels:
-            raise Refusal("wrong_channel", f"{target} is not rolled back from this channel.", f"Ask in {_channels(channels)}.")
+            raise Refusal("not_in_this_channel", f"{target} is not rolled back from this channel.", f"Ask in {_channels(channels)}.")
         return target
 
     async def _run(self, sender: Sender, command: Command) -> str:

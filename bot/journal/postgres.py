@@ -77,8 +77,6 @@ class PostgresJournal:
         except (OSError, TimeoutError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asyncpg.CannotConnectNowError) as error:
             raise JournalDown("the journal's database can't be reached") from error
 
-    # -------------------------------------------------------------- runs and events
-
     async def create(self, run: str, request: Request) -> Run:
         async with self._transaction() as db:
             made = await db.fetchval(
@@ -88,9 +86,7 @@ class PostgresJournal:
                 run, request.target, State.PLANNING, request.model_dump(mode="json"), self._clock.now(),
             )  # fmt: skip
             if made is None:
-                other = await db.fetchrow(
-                    "select id, state from backout.runs where target = $1 and state = any($2)", request.target, list(OPEN)
-                )
+                other = await db.fetchrow("select id, state from backout.runs where target = $1 and state = any($2)", request.target, list(OPEN))
                 raise _in_progress(request.target, other)
             await self._append(
                 db, run, "requested", {"by": request.by.id, "rev": request.rev, "reason": request.reason, "severity": request.severity}
@@ -131,9 +127,7 @@ class PostgresJournal:
         if seq is None:
             raise rows.unknown_run(run)
         at = self._clock.now()
-        await db.execute(
-            "insert into backout.events (run, seq, at, kind, data) values ($1, $2, $3, $4, $5)", run, seq, at, kind, dict(data)
-        )
+        await db.execute("insert into backout.events (run, seq, at, kind, data) values ($1, $2, $3, $4, $5)", run, seq, at, kind, dict(data))
         return Event(seq=seq, at=at, kind=kind, data=dict(data))
 
     async def _change(self, db: Connection, run: str, to: State) -> None:
@@ -150,8 +144,6 @@ class PostgresJournal:
         if state is None:
             raise rows.unknown_run(run)
         return State(state)
-
-    # -------------------------------------------------------------- plan, seats, decisions
 
     async def store_plan(self, run: str, plan: Plan, seats: Sequence[str], **data: Any) -> None:
         async with self._transaction() as db:
@@ -250,8 +242,6 @@ class PostgresJournal:
             await self._append(db, run, "escalated", {"role": role, **data})
             return True
 
-    # -------------------------------------------------------------- attempts
-
     async def intend(self, run: str, step: str) -> Attempt:
         async with self._transaction() as db:
             if await self._lock(db, run) is not State.RUNNING:
@@ -307,8 +297,6 @@ class PostgresJournal:
                 target, list(steps), list(undone),
             )  # fmt: skip
             return tuple(row["seconds"] for row in found)
-
-    # -------------------------------------------------------------- alarms, deliveries, backups, inbox
 
     async def set_alarm(self, alarm: Alarm) -> None:
         async with self._transaction() as db:

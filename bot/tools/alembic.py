@@ -164,21 +164,22 @@ class AlembicTool:
         Raises StepFailed and OutcomeUnknown with the same facts. Once it was told to begin, every end but success ends the attempt's sessions, too.
         """
         trace = self._trace()
-        try:
-            async with self._database.challenge() as challenge, asyncio.timeout(self.settings.deadline.total_seconds()):
-                await self._carry_out(to, work, trace, challenge)
-            self._judge(trace)
-        except asyncio.CancelledError:
-            with suppress(BackoutError):
+        async with self._database.challenge() as challenge:
+            try:
+                async with asyncio.timeout(self.settings.deadline.total_seconds()):
+                    await self._carry_out(to, work, trace, challenge)
+                self._judge(trace)
+            except asyncio.CancelledError:
+                with suppress(BackoutError):
+                    await self._stop(work, trace)
+                raise
+            except TimeoutError:
                 await self._stop(work, trace)
-            raise
-        except TimeoutError:
-            await self._stop(work, trace)
-            told = f"The downgrade did not end within {_spelled(self.settings.deadline)}; it was stopped."
-            raise (_unknown(told, trace) if trace.begun else _nothing(told, "Look at what env.py waits for, then retry.", trace)) from None
-        except (StepFailed, Refusal):
-            await self._stop(work, trace)
-            raise
+                told = f"The downgrade did not end within {_spelled(self.settings.deadline)}; it was stopped."
+                raise (_unknown(told, trace) if trace.begun else _nothing(told, "Look at what env.py waits for, then retry.", trace)) from None
+            except BackoutError:
+                await self._stop(work, trace)
+                raise
         return trace.facts()
 
     async def _stop(self, work: Work, trace: Trace) -> None:

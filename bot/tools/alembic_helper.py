@@ -45,6 +45,7 @@ PIECE = 3000  # bytes; with its head below PIPE_BUF (4096), so that one write is
 HEAD, TAIL = 64 * 1024, 16 * 1024  # bytes of output that are passed on as they come, and kept of the rest
 # psycopg2.extras, psycopg.types and the like make no connection
 DRIVER = re.compile(r"^\s*(?:import|from)\s+(?:psycopg2?|asyncpg|pg8000)(?:\s|,|$)", re.MULTILINE)
+READS = re.compile(r"\s*(?:select|show|set)\b", re.IGNORECASE)
 
 Sql = Any  # a DBAPI connection of any driver, sync or adapted by SQLAlchemy
 
@@ -53,6 +54,7 @@ NOW = SimpleNamespace(
     seq=0,
     deaf=False,
     begun=False,
+    working=False,
     passed=0,
     revision=None,
     fence=None,
@@ -304,14 +306,16 @@ def proven(connection: Any) -> Sql:
 
 def before_sql(connection: Any, cursor: Any, statement: str, _parameters: Any, _context: Any, _many: bool) -> None:
     proven(connection)
+    if NOW.redirected and not NOW.passed and not READS.match(statement):
+        refuse("redirected_write", was=_place(NOW.address), sql=statement[:200])
     NOW.started[id(cursor)] = time.perf_counter()
-    if NOW.begun:
+    if NOW.working:
         emit("sql", sql=statement[:500], revision=NOW.revision)
 
 
 def after_sql(_connection: Any, cursor: Any, _statement: str, _parameters: Any, _context: Any, _many: bool) -> None:
     seconds = time.perf_counter() - NOW.started.pop(id(cursor), time.perf_counter())
-    if NOW.begun:
+    if NOW.working:
         rows = getattr(cursor, "rowcount", -1)
         emit("ran", ms=round(seconds * 1000, 2), rows=rows if isinstance(rows, int) and rows >= 0 else None)
 
@@ -371,6 +375,7 @@ def gate(context: Any, run: Callable[[], None]) -> None:
 
 
 def told(steps: list[Any]) -> Iterator[Any]:
+    NOW.working = True
     for step in steps:
         NOW.revision = step.revision.revision
         yield step
@@ -508,15 +513,15 @@ def said(error: BaseException) -> str:
 
 
 def described(error: BaseException) -> dict[str, Any]:
-    where = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename != "<string>"]
-    file = getattr(error, "filename", None) if isinstance(error, SyntaxError) else None
-    places = [f"{short(frame.filename)}:{frame.lineno} {frame.name}" for frame in where[-6:]] + ([f"{short(file)}:{error.lineno}"] if file else [])  # type: ignore[attr-defined]
-    # the deepest line of the project's own, not of a library
-    own = [place for place in places if not place.startswith((os.sep, ".."))]
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename != "<string>"]
+    places = [f"{short(frame.filename)}:{frame.lineno} {frame.name}" for frame in frames]
+    if isinstance(error, SyntaxError) and error.filename:
+        places.append(f"{short(error.filename)}:{error.lineno}")
+    own = [place for place in places if not os.path.isabs(place) and place[0] != "<"]  # the project's, not a library's
     lost = any(getattr(one, "connection_invalidated", False) for one in chain(error))
     return {
         "type": type(getattr(error, "orig", None) or error).__name__, "message": said(error), "sqlstate": state_of(error), "lost": lost,
-        "where": own[-1] if own else places[-1] if places else "", "trace": places,
+        "where": own[-1] if own else places[-1] if places else "", "trace": places[-6:],
     }  # fmt: skip
 
 

@@ -21,6 +21,11 @@ _SENTENCES: dict[str, tuple[str, str, str]] = {
     "wrong_database": ("wrong_database", "env.py connected to another database than the one meant: it found {found}. Nothing was executed there.",
         _GIVE_ENV),
     "two_databases": ("wrong_database", "env.py connects to two addresses, {found}, so it can't be known which one is meant.", _GIVE_ENV),
+    "redirected_write": (
+        "wrong_database",
+        "env.py wants to write to {was} before the migrations: {sql}. That is not the address of the database meant, and it was not sent there.",
+        _GIVE_ENV,
+    ),
     "unproven_connection": ("wrong_database", "env.py uses a connection that can't be proven to lead to the database meant.", _GIVE_ENV),
     "cannot_prove": ("wrong_database", "A connection that env.py opened can't be proven to lead to the database meant: {message}.",
         "Give the tool a direct connection to Postgres, and look at the message."),

@@ -45,7 +45,7 @@ class Trace:
                 self.end = frame
                 self.lost = self.lost or bool(frame.get("lost")) or _is_lost(frame)
             case "error":
-                self.lost = self.lost or bool(frame["lost"]) or _is_lost(frame)
+                self.lost = self.lost or (self.begun and (bool(frame["lost"]) or _is_lost(frame)))
                 self._running = None
             case "connected":
                 self.connections += 1

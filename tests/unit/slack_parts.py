@@ -10,8 +10,25 @@ from typing import Any
 from bot.clock import SystemClock
 from bot.errors import Denied, JournalDown, Refusal
 from bot.model import (
-    Attempt, AttemptState, Delivery, Event, Identity, Loss, LossClass, Person, Plan, PlanStep, Request, Run, Seat, SeatView, Severity, State,
-    StepView, Undone, View,
+    Attempt,
+    AttemptState,
+    Delivery,
+    Event,
+    Identity,
+    Loss,
+    LossClass,
+    Person,
+    Plan,
+    PlanStep,
+    Request,
+    Run,
+    Seat,
+    SeatView,
+    Severity,
+    State,
+    StepView,
+    Undone,
+    View,
 )  # fmt: skip
 
 NOON = dt.datetime(2026, 11, 20, 3, 0, tzinfo=dt.UTC)
@@ -43,7 +60,7 @@ def run(state: State = State.AWAITING_APPROVAL, **changes: Any) -> Run:
 
 
 def view(state: State = State.AWAITING_APPROVAL, *, events: Sequence[tuple[str, dict[str, Any]]] = (), **changes: Any) -> View:
-    of_run = {key: changes.pop(key) for key in list(changes) if key in Run.model_fields}
+    of_run = {key: changes.pop(key) for key in list(changes) if key in Run.model_fields and key not in View.model_fields}
     kept = tuple(Event(seq=seq, at=NOON, kind=kind, data=data) for seq, (kind, data) in enumerate(events, 1))
     made = View(
         run=run(state, seq=len(kept) or 3, **of_run), events=kept,

@@ -109,7 +109,7 @@ def test_hostile_words_neither_ping_nor_link() -> None:
     for message in messages:
         accepted(message)
         whole = json.dumps([message.text, message.blocks], ensure_ascii=False)
-        assert "<!channel>" not in whole.replace(card(shown).text, "")
+        assert "<!channel>" not in whole
         assert "<@U0CTO>" not in whole
         assert "\u202e" not in whole
 
