@@ -94,9 +94,10 @@ def _dispatch(args: argparse.Namespace) -> int:
         sys.stdout.write(json.dumps(json_schema(), indent=2) + "\n")
         return 0
     if args.command == "demo":
-        from playground.demo import main as demo  # noqa: PLC0415  only the demo needs it
+        from bot.embedded import EmbeddedPostgres  # noqa: PLC0415  only the demo needs them
+        from playground.demo import main as demo  # noqa: PLC0415
 
-        return demo()
+        return demo(lambda home: EmbeddedPostgres(home, name="shop", durable=False))
     if args.command == "serve":
         from bot.serve import serve  # noqa: PLC0415  only serve needs Slack
 

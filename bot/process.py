@@ -62,6 +62,8 @@ class Running:
     async def kill(self) -> None:
         with suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
+        # wait() waits for the pipes too, and somebody outside the group may hold one: ours are closed first.
+        self._process._transport.close()  # type: ignore[attr-defined]  # asyncio has no public way to drop them
         await self._process.wait()
 
 
@@ -94,9 +96,7 @@ async def _end(running: Running, process: asyncio.subprocess.Process) -> None:
     await running.kill()
     if process.stdin is not None:
         process.stdin.close()
-    # A transport that is not closed warns when it is collected, and its pipe stays open while a grandchild holds it.
-    process._transport.close()  # type: ignore[attr-defined]
-    await asyncio.sleep(0)
+    await asyncio.sleep(0)  # lets the transports say goodbye, so that none warns when it is collected
 
 
 async def run(

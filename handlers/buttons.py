@@ -54,6 +54,7 @@ class Buttons:
             log.info("a press on an unknown action was left alone")
 
     async def _ask_why(self, run: str, digest: str, sender: Sender) -> None:
+        await self._rollbacks.may_reject(run, digest, sender.person)
         kept = {"channel": sender.channel, "response_url": sender.asker.response_url}
         try:
             await self._slack.open_view(sender.trigger, modals.reject(run, digest, kept))

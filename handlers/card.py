@@ -140,7 +140,7 @@ _SENTENCES: Mapping[State, Callable[[View], str]] = {
 
 def _remarks(view: View) -> list[Block]:
     remarks = view.run.plan.remarks if view.run.plan else ()
-    if not remarks:
+    if not remarks or view.run.state in ENDS:
         return []
     return [section("*Know before you decide*\n" + listing((f"• {safe(each, 300)}" for each in remarks), ROOM))]
 

@@ -34,6 +34,8 @@ _DESTROYS: Mapping[str, tuple[str, str]] = {
     "unreadable": ("can't be read:", "can't be read:"),
 }
 
+_WORST = ("unreadable", "table", "rows", "type", "column", "policy", "constraint", "index")
+
 _MARKS: Mapping[str, str] = {"waiting": "·", "intended": "▸", "done": "✓", "failed": "✗", "unknown": "?"}
 
 
@@ -53,17 +55,23 @@ def destroys(loss: Loss) -> str:
 
 
 def losses(plan: Plan, limit: int = 2) -> str:
-    """The loss in half a sentence: the worst first, as the plan orders them."""
+    """The loss in half a sentence: the worst first."""
     if not plan.loss:
         return "Reading the scripts found nothing that it destroys."
-    told = [destroys(loss).partition(" (")[0] for loss in plan.loss[:limit]]
+    worst = sorted(plan.loss, key=lambda loss: _WORST.index(loss.kind))
+    told = [destroys(loss).partition(" (")[0] for loss in worst[:limit]]
     more = f" and {len(plan.loss) - limit} more" if len(plan.loss) > limit else ""
     said = ", ".join(told) + more
     return f"It {said}."
 
 
 def undone_lines(plan: Plan) -> list[str]:
-    return [f"• {code(each.revision, 40)} {safe(each.message, 120)}{f' ({safe(each.date, 30)})' if each.date else ''}" for each in plan.undone]
+    return [f"• {code(each.revision, 40)} {safe(each.message, 120)}{_day(each.date)}" for each in plan.undone]
+
+
+def _day(date: str | None) -> str:
+    """A script's date, to the minute."""
+    return f" ({safe(date[:16], 30)})" if date else ""
 
 
 def loss_lines(plan: Plan) -> list[str]:

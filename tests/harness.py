@@ -162,7 +162,7 @@ class Bot:
 
         def found() -> str | None:
             mine = [f for f in self.slack.files() if f.name.startswith("post-mortem-")]
-            return mine[-1].content.decode() if mine else None
+            return mine[-1].text if mine else None
 
         return str(await self.until(found, what="reported", within=within))
 

@@ -20,7 +20,7 @@ from bot.ports import Store, Work
 from bot.process import Finished, run, start
 from bot.settings import inherited
 
-_LOCK_WAIT = 10  # seconds for all of pg_dump's table locks
+_LOCK_WAIT = 5  # seconds for a lock of pg_dump's; its own waiting makes others wait
 _AT_MOST = dt.timedelta(days=1)  # the step's own deadline is shorter
 _NEEDS_TLS = {"require", "verify-ca", "verify-full"}
 _VERSION = re.compile(r"\(PostgreSQL\) (\d+)")
@@ -158,14 +158,16 @@ class DumpBackup:
             )
         if found := _DENIED.search(finished.output):
             raise StepFailed(f"{self._connect.user} may not read {found[1]}. Write a role that may read everything as the target's `admin`.", facts)
-        raise StepFailed(f"The dump failed: {_last_line(finished.output)}", facts)
+        if "LOCK TABLE" in finished.output and "timeout" in finished.output:
+            raise StepFailed(f"The dump gave up: another session kept a table locked for {_LOCK_WAIT} s. Find out who, then try again.", facts)
+        raise StepFailed(f"The dump failed: {_error(finished.output)}", facts)
 
     async def _prove(self, client: _Client, partial: Path) -> int:
         """Read every byte; how many objects it has."""
         restore = client.program("pg_restore")
         finished = await run([restore, "--file", "/dev/null", str(partial)], env=inherited(), timeout=_AT_MOST)
         if finished.code != 0 or "error:" in finished.output:
-            raise StepFailed(f"The dump can't be read back: {_last_line(finished.output)}", {"output": finished.output[-2000:]})
+            raise StepFailed(f"The dump can't be read back: {_error(finished.output)}", {"output": finished.output[-2000:]})
         return await _listed(restore, partial)
 
 
@@ -212,6 +214,7 @@ async def _installed(major: int) -> _Client | None:
     return None
 
 
-def _last_line(output: str) -> str:
-    lines = output.strip().splitlines()
-    return lines[-1] if lines else "it said nothing"
+def _error(output: str) -> str:
+    """The line that says why: the first error, else the last line."""
+    lines = output.strip().splitlines() or ["it said nothing"]
+    return next((line for line in lines if "error:" in line), lines[-1])

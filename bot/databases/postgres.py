@@ -9,7 +9,7 @@ import hashlib
 import math
 import secrets
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -246,18 +246,18 @@ def _changes(before: Identity, now: Identity) -> str:
 
 
 async def _refuse_pooler(connect: Connect) -> None:
-    """While a second client keeps a transaction open, a pooler gives the first one another session, or the second one the first one's."""
+    """A pooler that takes turns gives the idle client another session; one that keeps its last session warm gives it to the second client."""
     try:
         async with connected(connect, CATALOG) as one, connected(connect, CATALOG) as two:
-            before = await _seen(one)
+            mine = [await _seen(one), await _seen(one)]
             async with two.transaction():
-                others = await _seen(two)
-                after = await _seen(one)
+                other = await _seen(two)
+                mine += [await _seen(one), await _seen(one)]
     except StepFailed as error:
         if isinstance(error.__cause__, asyncpg.InvalidSQLStatementNameError | asyncpg.DuplicatePreparedStatementError):
             raise pooler("a prepared statement did not stay on its session") from error
         raise
-    if evidence := pooled(before, after, others):
+    if evidence := pooled(mine, other):
         raise pooler(evidence)
 
 
@@ -267,13 +267,17 @@ async def _seen(session: Connection) -> tuple[int, str]:
     return row[0], row[1]
 
 
-def pooled(before: tuple[int, str], after: tuple[int, str], others: tuple[int, str]) -> str | None:
-    """What gives a pooler away, from pid and search_path that one client saw twice and another one saw between; None when nothing does."""
-    if before[0] != after[0]:
-        return f"two statements of one connection ran in two sessions ({before[0]} and {after[0]})"
-    if others[0] in {before[0], after[0]}:
-        return f"two connections ran in one session ({others[0]})"
-    if {before[1], after[1], others[1]} != {CATALOG["search_path"]}:
+def pooled(mine: Sequence[tuple[int, str]], other: tuple[int, str]) -> str | None:
+    """What gives a pooler away; None when nothing does.
+
+    `mine`: pid and search_path as one client saw them, statement by statement; `other`: as a second client saw them meanwhile.
+    """
+    pids = {pid for pid, _ in mine}
+    if len(pids) > 1:
+        return f"statements of one connection ran in several sessions ({', '.join(map(str, sorted(pids)))})"
+    if other[0] in pids:
+        return f"two connections ran in one session ({other[0]})"
+    if {path for _, path in (*mine, other)} != {CATALOG["search_path"]}:
         return "a setting of the session did not stick"
     return None
 

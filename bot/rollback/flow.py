@@ -83,33 +83,46 @@ class Rollbacks:
         await self._attempt(now, by, "withdraw", self._authority.withdraw(now, by))
         await self._wake(run)
 
-    async def reject(self, run: str, digest: str, by: Person, reason: str) -> None:
+    async def may_reject(self, run: str, digest: str, by: Person) -> None:
         now = await self._journal.run(run)
         await self._attempt(now, by, "reject", self._authority.reject(now, digest, by))
-        await self._end_before_start(now, by, State.REJECTED, "rejected", {"by": by.id, "reason": reason})
+
+    async def reject(self, run: str, digest: str, by: Person, reason: str) -> None:
+        now = await self._journal.run(run)
+        await self._attempt(now, by, "reject", self._reject(now, digest, by, reason))
+
+    async def _reject(self, run: Run, digest: str, by: Person, reason: str) -> None:
+        await self._authority.reject(run, digest, by)
+        await self._end_before_start(run, by, State.REJECTED, "rejected", {"by": by.id, "reason": reason})
 
     async def cancel(self, run: str, by: Person) -> None:
         now = await self._journal.run(run)
-        await self._attempt(now, by, "cancel", self._authority.cancel(now, by))
-        if now.state is State.RUNNING:
-            if not await self._journal.head_for(run, State.ABORTED, "cancel_requested", by=by.id):
+        await self._attempt(now, by, "cancel", self._cancel(now, by))
+
+    async def _cancel(self, run: Run, by: Person) -> None:
+        await self._authority.cancel(run, by)
+        if run.state is State.RUNNING:
+            if not await self._journal.head_for(run.id, State.ABORTED, "cancel_requested", by=by.id):
                 raise Denied("It is ending already.")
-            await self._wake(run)
+            await self._wake(run.id)
         else:
-            await self._end_before_start(now, by, State.ABORTED, "cancel_requested", {"by": by.id})
+            await self._end_before_start(run, by, State.ABORTED, "cancel_requested", {"by": by.id})
 
     async def decide(self, run: str, decision: str, by: Person) -> None:
         now = await self._journal.run(run)
-        await self._attempt(now, by, decision, self._authority.decide(now, by))
+        await self._attempt(now, by, decision, self._decide(now, decision, by))
+        await self._wake(run)
+
+    async def _decide(self, run: Run, decision: str, by: Person) -> None:
+        await self._authority.decide(run, by)
         if decision == "escalate":
-            if await self._authority.escalate(now, f"<@{by.id}> asked for help" if by.team != "cli" else f"{by.id} asked for help") is None:
+            if await self._authority.escalate(run, f"{by.id} asked for help") is None:
                 raise Denied("Everybody on the ladder was asked already.")
         elif decision in ("retry", "leave"):
-            if not await self._journal.decide(run, decision, by.id):
+            if not await self._journal.decide(run.id, decision, by.id):
                 raise Denied("Somebody else decided in the same moment. Look at the card again.")
         else:
             raise Refusal("not_built_yet", f"{decision} is not offered for this run.", "The thread has the commands that restore the backup by hand.")
-        await self._wake(run)
 
     async def note(self, run: str, text: str, by: Person) -> None:
         await self._journal.record(run, "note", by=by.id, text=text, at=self._clock.now().isoformat())
@@ -133,7 +146,7 @@ class Rollbacks:
             await self._journal.move(run.id, end, kind, **data)
         except TransitionRefused:
             if end is State.ABORTED:
-                await self.cancel(run.id, by)  # it began in the same moment: cancel it between its steps
+                await self._cancel(await self._journal.run(run.id), by)  # it began in the same moment: cancel it between its steps
                 return
             raise Denied("The run went on in the same moment. Look at the card again.") from None
         await self._wake(run.id)

@@ -19,13 +19,21 @@ _HARMLESS = frozenset({
     "create_table", "create_index", "create_unique_constraint", "create_foreign_key", "create_check_constraint", "create_primary_key",
     "create_exclude_constraint", "add_column", "rename_table", "create_table_comment", "drop_table_comment", "f", "get_bind", "batch_alter_table",
 })  # fmt: skip
+#: calls that execute nothing, or only read; a call of a class makes a value
+_QUIET = frozenset({
+    "print", "range", "len", "sorted", "list", "tuple", "set", "dict", "str", "text", "format", "debug", "info", "warning", "error", "getLogger",
+    "get_context", "autocommit_block", "inspect", "get_columns", "get_table_names", "get_indexes", "get_foreign_keys", "has_table", "fetchall",
+    "fetchone", "first", "all", "scalar_one", "scalar_one_or_none", "mappings",
+})  # fmt: skip
+_RUNS_SQL = frozenset({"execute", "exec_driver_sql", "scalar", "scalars", "executemany", "run_async"})
 _DROPS = {"drop_table": "table", "drop_column": "column", "drop_index": "index", "drop_constraint": "constraint"}
 
-_IDENT = r'((?:"[^"]+"|[\w$]+)(?:\.(?:"[^"]+"|[\w$]+))?)'
+_NAME = r'(?:"[^"]+"|[\w$]+)(?:\.(?:"[^"]+"|[\w$]+))?'
+_IDENT = f"({_NAME})"
 _SQL: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern, re.IGNORECASE), kind)
     for pattern, kind in (
-        (rf"\bdrop\s+table\s+(?:if\s+exists\s+)?{_IDENT}", "table"),
+        (rf"\bdrop\s+table\s+(?:if\s+exists\s+)?({_NAME}(?:\s*,\s*{_NAME})*)", "table"),
         (rf"\bdrop\s+column\s+(?:if\s+exists\s+)?{_IDENT}", "column"),
         (rf"\b(?:delete\s+from|truncate(?:\s+table)?|update)\s+(?:only\s+)?{_IDENT}", "rows"),
         (rf"\bdrop\s+index\s+(?:concurrently\s+)?(?:if\s+exists\s+)?{_IDENT}", "index"),
@@ -33,6 +41,11 @@ _SQL: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (rf"\bdrop\s+policy\s+(?:if\s+exists\s+)?{_IDENT}", "policy"),
         (rf"\bdrop\s+(?:type|domain|extension|schema)\s+(?:if\s+exists\s+)?{_IDENT}", "type"),
     )
+)
+#: ALTER TABLE orders DROP score: the word COLUMN may be left out
+_ALTER_TABLE = re.compile(r"\balter\s+table\b([^;]*)", re.IGNORECASE)
+_BARE_COLUMN = re.compile(
+    rf"(?:^|,|\s)drop\s+(?:if\s+exists\s+)?(?!(?:column|constraint|default|not|expression|identity|if)\b){_IDENT}", re.IGNORECASE
 )
 _CASCADE = re.compile(r"\bcascade\b", re.IGNORECASE)
 #: What commits by itself or can't run in a transaction, or hides what it does
@@ -56,7 +69,7 @@ def read_loss(undone: Iterable[Revision]) -> tuple[Loss, ...]:
     found: list[Loss] = []
     for one in undone:
         for kind, name in _read(one.source):
-            loss = Loss(kind=kind, name=name, revision=one.revision, certain=kind != "unreadable")
+            loss = Loss(kind=kind, name=name, revision=one.revision, certain=kind != "unreadable" and "?" not in name)
             if loss not in found:
                 found.append(loss)
     return tuple(found)
@@ -137,10 +150,16 @@ def _read_call(call: ast.Call, batch: dict[str, str]) -> Iterator[_Found]:
         yield "column", f"{_argument(call, 0, 'table_name')}.{_argument(call, 1, 'column_name')}"
     elif name in ("drop_index", "drop_constraint"):
         yield _DROPS[name], _argument(call, 0, "index_name", "constraint_name")
-    elif name in ("execute", "exec_driver_sql", "scalar", "scalars", "executemany", "run_async"):
+    elif name in _RUNS_SQL:
         yield from _read_sql(call)
     elif name == "bulk_insert":
         yield "rows", "bulk_insert"
+    elif not _is_quiet(name, owner):
+        yield "unreadable", f"what {name}() does" if name else "a call that is put together while it runs"
+
+
+def _is_quiet(name: str, owner: str) -> bool:
+    return owner == "sa" or name in _QUIET or name in _HARMLESS or name == "alter_column" or name[:1].isupper()
 
 
 def _read_sql(call: ast.Call) -> Iterator[_Found]:
@@ -150,7 +169,10 @@ def _read_sql(call: ast.Call) -> Iterator[_Found]:
         return
     for pattern, kind in _SQL:
         for match in pattern.finditer(sql):
-            yield kind, match[1]
+            yield from ((kind, name) for name in re.findall(_NAME, match[1]))
+    for statement in _ALTER_TABLE.finditer(sql):
+        for match in _BARE_COLUMN.finditer(statement[1]):
+            yield "column", match[1]
     if _CASCADE.search(sql):
         yield "unreadable", "CASCADE: what depends on it goes too"
     if re.search(r"\bdo\s+\$|\bcall\b", sql, re.IGNORECASE):

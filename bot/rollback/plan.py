@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterable
 
 from bot.durable import TargetParts
-from bot.errors import Refusal, StepFailed
+from bot.errors import ProgramFailed, Refusal, StepFailed
 from bot.model import History, Identity, Loss, Plan, PlanStep, Revision
 from bot.ports import Journal
 from bot.rollback import loss, route
@@ -15,7 +15,16 @@ DOWNGRADE = ("check_preconditions", "back_up", "downgrade", "verify", "start_wri
 
 
 async def make(target: TargetParts, rev: str, journal: Journal, *, command: str = "/rollback") -> Plan:
-    """Everything that can be known before approval. Raises Refusal."""
+    """Everything that can be known before approval. Raises Refusal, also planning_failed for what the server or a program said no to."""
+    try:
+        return await _made(target, rev, journal, command)
+    except (StepFailed, ProgramFailed) as error:
+        raise Refusal(
+            "planning_failed", f"The plan could not be made. {error}".rstrip(".") + ".", "Mend what the message names, then ask again."
+        ) from error
+
+
+async def _made(target: TargetParts, rev: str, journal: Journal, command: str) -> Plan:
     await target.database.examine()
     identity = await target.database.identity()
     await target.backup.ready(identity.version)

@@ -14,7 +14,7 @@ from bot.model import AttemptState, Event, State, View
 from bot.steps import STEPS
 
 BLANK = "_(not written down yet)_"
-_SPECIAL = re.compile(r"([\\`*_\[\]<>#|~])")
+_SPECIAL = re.compile(r"([\\`*_\[\]<#|~])")
 _END = {
     State.SUCCEEDED: "The downgrade was done and verified.",
     State.FAILED: "A person chose to leave it as it stood.",
@@ -27,8 +27,19 @@ _END = {
 
 def plain(text: object, most: int = 600) -> str:
     """Text from people, scripts and databases as one line of Markdown that means nothing but itself."""
-    line = " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
+    line = _line(text)
     return _SPECIAL.sub(r"\\\1", line if len(line) <= most else line[:most] + "…")
+
+
+def _line(text: object) -> str:
+    """Without line breaks, control and direction characters."""
+    return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
+
+
+def code(text: object, most: int = 600) -> str:
+    """The same as a code span, where it is easier to read: SQL, paths, output."""
+    line = _line(text).replace("`", "'")
+    return f"`{line if len(line) <= most else line[:most] + '…'}`"
 
 
 def markdown(view: View) -> str:
@@ -36,7 +47,7 @@ def markdown(view: View) -> str:
     run = view.run
     events = _until_the_end(view.events)
     parts: list[Iterable[str]] = [
-        [f"# Post-mortem: {run.target} {run.from_ or BLANK} -> {run.to if run.plan else plain(run.to)}: {run.state}", ""],
+        [f"# Post-mortem: {run.target} {_line(run.from_ or BLANK)} -> {_line(run.to) if run.plan else plain(run.to)}: {run.state}", ""],
         _summary(view),
         _timeline(events),
         _approvals(view, events),
@@ -174,7 +185,7 @@ def _ran(view: View) -> Iterator[str]:
         yield from _statements(attempt.facts)
     file = next((a.facts["file"] for a in reversed(view.run.attempts) if "file" in a.facts), None)
     if file:
-        yield f"Backup: {plain(file['path'])}, {file['size']} bytes, sha256 {file['sha256']}."
+        yield f"Backup: {code(file['path'])}, {file['size']} bytes, sha256 {file['sha256']}."
         yield ""
 
 
@@ -185,7 +196,7 @@ def _statements(facts: dict[str, Any]) -> Iterator[str]:
     yield f"Statements of the downgrade ({len(statements)}):"
     yield ""
     for one in statements[:50]:
-        yield f"- {_seconds(one.get('ms', 0) / 1000)}: {plain(one.get('sql', ''), 300)}"
+        yield f"- {_seconds(one.get('ms', 0) / 1000)}: {code(one.get('sql', ''), 300)}"
     if len(statements) > 50:
         yield f"- and {len(statements) - 50} more"
     yield ""
@@ -239,9 +250,9 @@ def _wrong(view: View, events: list[Event]) -> Iterator[str]:
             if attempt.facts.get(key):
                 yield f"    - {key}: {plain(attempt.facts[key])}"
         for one in (attempt.facts.get("blockers") or [])[:5]:
-            yield f"    - waited for pid {one.get('pid')} ({plain(one.get('user'))}): {plain(one.get('query'), 200)}"
+            yield f"    - waited for pid {one.get('pid')} ({plain(one.get('user'))}): {code(one.get('query'), 200)}"
         if attempt.facts.get("output"):
-            yield f"    - output: {plain(attempt.facts['output'], 1500)}"
+            yield f"    - output: {code(attempt.facts['output'], 1500)}"
     if denied:
         yield f"- {len(denied)} press{'es' if len(denied) > 1 else ''} by people who may not; see the timeline."
     yield ""

@@ -22,13 +22,17 @@ def shown(rev: str) -> str:
 def route(rev: str, history: History, *, command: str = "/rollback") -> tuple[str, str, tuple[Revision, ...]]:
     """(from, to, undone newest first), all absolute; `to` may be 'base'. Raises Refusal with one of docs/contract.md's codes."""
     scripts = {one.revision: one for one in history.revisions}
+    if BASE in scripts:
+        raise Refusal(
+            "broken_history", "A migration script has the id base, which is also the word for undoing everything.", "Give that revision another id."
+        )  # fmt: skip
     current = _current(history, scripts, rev)
     applied = _ancestors(current, scripts)
     to = _resolve(rev, current, applied, history, scripts, command)
-    undone = _undone(to, current, applied, scripts)
+    undone = _undone(to, applied, scripts)
     if not undone:
-        raise _nothing(current, scripts, command)
-    _one_way(to, undone, applied, scripts)
+        raise _nothing(current, applied, scripts, command)
+    _one_way(to, undone, applied, scripts, command)
     return current, to, undone
 
 
@@ -69,10 +73,10 @@ def _resolve(rev: str, current: str, applied: set[str], history: History, script
     if rev.casefold() == BASE and rev not in scripts:
         return _base(applied, scripts)
     if relative := _RELATIVE.fullmatch(rev):
-        return _steps_down(int(relative[1]), current, scripts, command)
+        return _steps_down(int(relative[1]), current, applied, scripts, command)
     to = _named(rev, history)
     if to == current:
-        raise _nothing(current, scripts, command)
+        raise _nothing(current, applied, scripts, command)
     if to not in applied:
         raise Refusal(
             "not_an_ancestor", f"{to} is not below {current}, where the database stands: it was never applied here, or lies on another branch.",
@@ -91,7 +95,7 @@ def _base(applied: set[str], scripts: Mapping[str, Revision]) -> str:
     return BASE
 
 
-def _steps_down(count: int, current: str, scripts: Mapping[str, Revision], command: str) -> str:
+def _steps_down(count: int, current: str, applied: set[str], scripts: Mapping[str, Revision], command: str) -> str:
     if count < 1:
         raise Refusal("unknown_revision", "-0 undoes nothing.", f"{command} -1 undoes the newest migration.")
     at = current
@@ -100,7 +104,7 @@ def _steps_down(count: int, current: str, scripts: Mapping[str, Revision], comma
         if len(down) > 1:
             raise Refusal(
                 "merge_point", f"{at} merges {' and '.join(down)}: counting down does not say which way.",
-                f"Name the revision that shall stay applied: {command} {down[0]}",
+                _past_the_merge(at, applied, scripts, command),
             )  # fmt: skip
         if not down:
             if done + 1 == count:
@@ -130,40 +134,84 @@ def _named(rev: str, history: History) -> str:
     return found[0]
 
 
-def _undone(to: str, current: str, applied: set[str], scripts: Mapping[str, Revision]) -> tuple[Revision, ...]:
-    wanted = applied if to == BASE else {one for one in applied if one != to and to in _ancestors(one, scripts)}
-    order: list[str] = []
-    left = set(wanted)
-    while left:
-        # Newest first: what nothing that is left stands on.
-        tops = sorted(one for one in left if not any(one in (*scripts[o].down, *scripts[o].depends_on) for o in left if o != one))
-        if not tops:
-            raise Refusal("broken_history", "The history of migrations goes round in a circle.", "Mend down_revision in the scripts.")
-        order += tops
-        left -= set(tops)
+def _undone(to: str, applied: set[str], scripts: Mapping[str, Revision]) -> tuple[Revision, ...]:
+    order = _newest_first(applied if to == BASE else _above(to, applied, scripts), scripts)
     return tuple(scripts[one] for one in order)
 
 
-def _one_way(to: str, undone: tuple[Revision, ...], applied: set[str], scripts: Mapping[str, Revision]) -> None:
-    names = {one.revision for one in undone}
-    kept = applied - names
+def _above(to: str, applied: set[str], scripts: Mapping[str, Revision]) -> set[str]:
+    """What is applied and stands on `to`, by descent or by dependency."""
+    children: dict[str, list[str]] = {}
+    for one in applied:
+        for below in (*scripts[one].down, *scripts[one].depends_on):
+            children.setdefault(below, []).append(one)
+    seen: set[str] = set()
+    stack = list(children.get(to, ()))
+    while stack:
+        one = stack.pop()
+        if one not in seen:
+            seen.add(one)
+            stack += children.get(one, ())
+    return seen
+
+
+def _newest_first(wanted: set[str], scripts: Mapping[str, Revision]) -> list[str]:
+    """Each before whatever it stands on. Raises Refusal(broken_history) for a circle."""
+    on_it = dict.fromkeys(wanted, 0)
+    for one in wanted:
+        for below in {*scripts[one].down, *scripts[one].depends_on} & wanted:
+            on_it[below] += 1
+    order: list[str] = []
+    ready = sorted(one for one, count in on_it.items() if not count)
+    while ready:
+        order += ready
+        following = []
+        for one in ready:
+            for below in {*scripts[one].down, *scripts[one].depends_on} & wanted:
+                on_it[below] -= 1
+                following += [below] if not on_it[below] else []
+        ready = sorted(following)
+    if len(order) < len(wanted):
+        raise Refusal("broken_history", "The history of migrations goes round in a circle.", "Mend down_revision in the scripts.")
+    return order
+
+
+def _one_way(to: str, undone: tuple[Revision, ...], applied: set[str], scripts: Mapping[str, Revision], command: str) -> None:
     for one in undone:
         if one.depends_on:
             raise Refusal(
                 "depends_on", f"{one.revision} depends on {', '.join(one.depends_on)}, another branch: undoing it alone can't be pinned.",
                 "Downgrade this branch with the tool itself, or restore a backup.",
             )  # fmt: skip
-    tops = {one for one in kept if not any(one in scripts[o].down for o in kept)}
-    if to != BASE and tops != {to}:
-        others = ", ".join(sorted(tops - {to}))
+    beside = set() if to == BASE else _beside(to, applied, scripts)
+    if beside:
         merge = next((one.revision for one in undone if len(one.down) > 1), undone[0].revision)
         raise Refusal(
-            "merge_point", f"Between here and {to} lies {merge}, a merge: {others} would stay applied beside it.",
-            "Choose a revision above the merge, or below where its branches part.",
+            "merge_point", f"Between here and {to} lies {merge}, a merge: {', '.join(sorted(beside))} would stay applied beside it.",
+            _past_the_merge(merge, applied, scripts, command),
         )  # fmt: skip
-    if to != BASE and not kept & {to}:
-        raise Refusal("not_an_ancestor", f"{to} would not be left applied.", "Choose a revision below the current one.")
     _undoable(undone)
+
+
+def _beside(to: str, applied: set[str], scripts: Mapping[str, Revision]) -> set[str]:
+    """The other heads that would be left when `to` stays and what stands on it is undone."""
+    kept = applied - _above(to, applied, scripts)
+    return kept - {below for one in kept for below in scripts[one].down} - {to}
+
+
+def _nearest(below: str, applied: set[str], scripts: Mapping[str, Revision]) -> str | None:
+    """The newest revision under `below` that can stay applied alone; None when not even base can."""
+    for one in _newest_first(_ancestors(below, scripts) - {below}, scripts):
+        if not _beside(one, applied, scripts):
+            return one
+    return BASE if sum(not scripts[one].down for one in applied) == 1 else None
+
+
+def _past_the_merge(merge: str, applied: set[str], scripts: Mapping[str, Revision], command: str) -> str:
+    nearest = _nearest(merge, applied, scripts)
+    if nearest is None:
+        return "Choose a revision above the merge, or go back by a restore: its branches have separate beginnings."
+    return f"Choose a revision above the merge, or go to where its branches part: {command} {nearest}"
 
 
 def _undoable(undone: tuple[Revision, ...]) -> None:
@@ -181,12 +229,11 @@ def _undoable(undone: tuple[Revision, ...]) -> None:
         )  # fmt: skip
 
 
-def _nothing(current: str, scripts: Mapping[str, Revision], command: str) -> Refusal:
-    down = scripts[current].down
-    below = down[0] if down else BASE
+def _nothing(current: str, applied: set[str], scripts: Mapping[str, Revision], command: str) -> Refusal:
+    below = _nearest(current, applied, scripts)
     return Refusal(
         "nothing_to_roll_back", f"{current} is where the database stands. The revision that you name stays applied: nothing is above it.",
-        f"{current} stays; to undo it: {command} {below}",
+        f"{current} stays; to undo it: {command} {below}" if below else f"{current} stays; to undo it, a merge, go back by a restore.",
     )  # fmt: skip
 
 

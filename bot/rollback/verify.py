@@ -163,9 +163,10 @@ def _number(value: Any) -> Decimal | None:
     if isinstance(value, bool) or value is None:
         return None
     try:
-        return Decimal(str(value))
+        found = Decimal(str(value))
     except InvalidOperation:
         return None
+    return None if found.is_nan() else found  # NaN can't be compared with anything
 
 
 def _say(answer: Answer) -> str:
@@ -186,12 +187,12 @@ def health(status: int, body: bytes, seconds: float, wanted: Mapping[str, Any] |
         return True, said
     try:
         data = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False, f"{said}, but the body is no JSON"
     for path, value in wanted.items():
         found: Any = data
         for part in path.split("."):
             found = found.get(part) if isinstance(found, dict) else None
-        if found != value:
+        if found != value or isinstance(found, bool) is not isinstance(value, bool):  # Python takes true for 1
             return False, f"{said}, but {path} is {json.dumps(found)[:60]}, not {json.dumps(value)}"
     return True, said

@@ -1,6 +1,6 @@
 """Alembic, in the application's own Python and environment.
 
-The helper (alembic_helper.py) runs there. It redirects every connection that SQLAlchemy makes to the database meant and proves it by our
+The helper (alembic_helper/) runs there. It redirects every connection that SQLAlchemy makes to the database meant and proves it by our
 challenge (databases.md F14), sets and reads back the session's bounds (F13), takes the attempt's fence on the connection that does the work,
 and waits for our `go`.
 """
@@ -25,13 +25,14 @@ from bot.errors import BackoutError, OutcomeUnknown, ProgramMissing, Refusal, St
 from bot.model import History, Revision
 from bot.ports import Database, Program, Runner, Work
 from bot.process import redact
+from bot.tools import alembic_helper
 from bot.tools.alembic_words import failure, refusal
 from bot.tools.frames import Frame, Frames
 from bot.tools.scripts import downgrade_kind, version_table
 from bot.tools.trace import Trace, one_line
 from bot.values import Duration
 
-_HELPER = Path(__file__).with_name("alembic_helper.py").read_text()
+_HELPER = alembic_helper.source()
 _READ_ONLY = "25006"
 _LOCK_TIMEOUT = "55P03"
 _KEEPS_PLACE = {"user", "password", "host", "port", "database", "url"}
@@ -123,7 +124,7 @@ class AlembicTool:
             revisions=tuple(_revision(frame) for frame in frames if frame["k"] == "revision"),
             heads=tuple(graph["heads"]),
             bases=tuple(graph["bases"]),
-            remarks=self._remarks(graph, refused),
+            remarks=self._remarks(graph, refused, frames),
             **stands,
         )
 
@@ -148,12 +149,14 @@ class AlembicTool:
         heads = await self._database.heads(table, schema)
         return {"current": heads, "version_table": table, "version_table_schema": schema}
 
-    def _remarks(self, graph: Frame, refused: list[str]) -> tuple[str, ...]:
+    def _remarks(self, graph: Frame, refused: list[str], frames: list[Frame]) -> tuple[str, ...]:
         remarks = [
             f"env.py wants to write when it is read; this was refused: {one_line(self._clean(sql), 200)}" for sql in dict.fromkeys(refused)
         ]  # fmt: skip
         if graph["direct"]:
             remarks.append(f"Connections that are made past SQLAlchemy can't be checked: {', '.join(graph['direct'])}")
+        elsewhere = dict.fromkeys(frame["was"] for frame in frames if frame["k"] == "redirected")
+        remarks += [f"env.py names another address ({self._clean(was)}); its connections were led to the database meant" for was in elsewhere]
         return tuple(remarks[:10])
 
     # -------------------------------------------------------------- downgrading
@@ -281,6 +284,7 @@ class AlembicTool:
             undone = ", ".join(trace.undone) or "no revision"
             told.append(f"Not all of it was in one transaction: {trace.commits} had been committed, {undone} was undone.")
         error = {"message": self._clean(end["message"]), **{key: end[key] for key in ("type", "sqlstate", "where", "revision")}}
+        error["trace"] = [self._clean(place) for place in end["trace"]]
         return StepFailed(" ".join([*told, following]), trace.facts() | {"error": error})
 
     # -------------------------------------------------------------- the helper

@@ -109,7 +109,7 @@ def other(make_database: MakeDatabase) -> Connect:
 
 async def until(what: Callable[[], Awaitable[Any]], *, during: asyncio.Future[Any] | None = None) -> Any:
     async with asyncio.timeout(GENEROUS):
-        while not (found := await what()):  # noqa: ASYNC110  the condition is in another process
+        while not (found := await what()):
             assert during is None or not during.done(), during
             await asyncio.sleep(0.02)
     return found
@@ -190,7 +190,14 @@ async def test_a_version_table_elsewhere_is_found_even_when_env_can_not_be_run(s
         shop.own, "CREATE SCHEMA tenant; ALTER TABLE alembic_version SET SCHEMA tenant; ALTER TABLE tenant.alembic_version RENAME TO versions"
     )
     create = "connection.execute(sa.text('create table tenant.x()')); connection.commit()"
-    shop.project(env(first="SCHEMA = 'tenant'", before=create, options=", version_table='versions', version_table_schema=SCHEMA"))
+    shop.project(
+        env(
+            "create_engine(os.environ['DATABASE_URL'])",
+            first="SCHEMA = 'tenant'",
+            before=create,
+            options=", version_table='versions', version_table_schema=SCHEMA",
+        )
+    )
     history = await shop.tool().read()
     assert (history.version_table, history.version_table_schema, history.current) == ("versions", "tenant", ("0005",))
 
@@ -218,7 +225,10 @@ async def test_connections_past_sqlalchemy_are_named(shop: Shop) -> None:
 
 
 async def test_arguments_variables_and_special_characters_reach_env(shop: Shop) -> None:
-    first = "assert context.get_x_argument(as_dictionary=True) == {'tenant': 'a b'}; assert os.environ['HOW'] == '{\"a\": 1}'; assert 'PGHOST' not in os.environ"
+    first = """
+assert context.get_x_argument(as_dictionary=True) == {'tenant': 'a b'}
+assert os.environ['HOW'] == '{"a": 1}'
+"""
     shop.project(env("create_engine(os.environ['MINE'])", first=first))
     url = "postgresql+psycopg://{user}:{password}@{host}:{port}/{database}"
     await _execute(shop.server, f"""ALTER ROLE "{shop.own.user}" PASSWORD 'p@ss %/:word'""")
@@ -391,6 +401,12 @@ async def test_a_hard_coded_address_is_redirected(shop: Shop, other: Connect, dr
     assert (stands(shop.own), stands(other)) == (UNDONE, UNTOUCHED)
 
 
+async def test_an_address_that_was_redirected_is_named(shop: Shop) -> None:
+    shop.project(env())
+    [remark] = (await shop.tool().read()).remarks
+    assert "localhost:5432/nowhere" in remark
+
+
 async def test_an_address_by_the_databases_other_name_is_proven_and_works(shop: Shop) -> None:
     again = shop.url().replace(f"@{shop.own.host}:", "@localhost:")
     first = f"create_engine(os.environ['DATABASE_URL']).connect().close(); create_engine({again!r}).connect().close()"
@@ -417,11 +433,15 @@ def _second_before(other: Connect) -> str:
     return env("create_engine(os.environ['DATABASE_URL'])", first=f"create_engine({other.url()!r}).connect().execute(sa.text('delete from orders'))")
 
 
+def _read_before(other: Connect) -> str:
+    return env("create_engine(os.environ['DATABASE_URL'])", first=f"create_engine({other.url()!r}).connect().execute(sa.text('select 1'))")
+
+
 def _second_after(other: Connect) -> str:
     return env("create_engine(os.environ['DATABASE_URL'])", before=f"create_engine({other.url()!r}).connect().execute(sa.text('delete from orders'))")
 
 
-@pytest.mark.parametrize("kind", [_creator, _swallowing, _second_before, _second_after])
+@pytest.mark.parametrize("kind", [_creator, _swallowing, _second_before, _read_before, _second_after])
 async def test_another_database_is_refused_whatever_env_does(shop: Shop, other: Connect, kind: Callable[[Connect], str]) -> None:
     project = shop.project(kind(other))
     refusal = await _refused(shop)
@@ -489,9 +509,9 @@ async def test_the_password_is_taken_out_of_what_is_printed(shop: Shop) -> None:
 
 
 async def test_the_password_is_in_no_argument_list(shop: Shop) -> None:
-    body = "print('ARGS', [a for a in open('/proc/self/cmdline').read().split('\\0') if op.get_bind().engine.url.password in a])\nop.drop_column('orders', 'score')"
+    body = "print('ARGS', op.get_bind().engine.url.password in open('/proc/self/cmdline').read())"
     facts = await shop.downgrade(by_environment(), body)
-    assert "ARGS []" in facts["output"]
+    assert "ARGS False" in facts["output"]
 
 
 # ------------------------------------------------------------------ the bounds of the session (F13), the fence, the gate
@@ -594,7 +614,7 @@ async def test_a_lock_timeout_names_who_held_the_lock(shop: Shop, driver: str) -
     async with _session(shop.server, shop.own.database, "nightly report") as blocker:
         await blocker.execute("BEGIN; LOCK TABLE orders IN ACCESS SHARE MODE")
         with pytest.raises(StepFailed, match="nightly report") as failed:
-            await shop.tool(lock_timeout="3s").downgrade("0004", doing)
+            await shop.tool(lock_timeout="2s").downgrade("0004", doing)
     assert not isinstance(failed.value, OutcomeUnknown)
     assert failed.value.facts["error"]["sqlstate"] == "55P03"
     assert failed.value.facts["blockers"][0]["application"] == "nightly report"

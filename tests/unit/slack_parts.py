@@ -178,6 +178,10 @@ class ToldRollbacks:
     async def withdraw(self, name: str, by: Person) -> None:
         await self._tell("withdraw", name, by.id)
 
+    async def may_reject(self, name: str, digest: str, by: Person) -> None:
+        if self.denies:
+            raise Denied(self.denies)
+
     async def reject(self, name: str, digest: str, by: Person, reason: str) -> None:
         await self._tell("reject", name, digest, by.id, reason)
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bot.tools import alembic_helper
 from bot.tools.frames import Frames
 from bot.tools.scripts import downgrade_kind, version_table
 
+HELPER = sorted(Path(alembic_helper.__file__).parent.glob("*.py"))
 NONCE = "0123456789abcdef"
 
 
@@ -67,6 +72,18 @@ def test_a_line_without_an_end_does_not_fill_the_memory() -> None:
     for _ in range(5):
         assert list(frames.feed(b"x" * (1 << 20))) == []
     assert len(frames.alien) <= 1 << 20
+
+
+def test_the_helper_is_written_for_python_3_7() -> None:
+    for part in HELPER:
+        ast.parse(part.read_text(), feature_version=(3, 7))
+    ast.parse(alembic_helper.source(), feature_version=(3, 7))
+
+
+def test_the_helper_imports_nothing_but_the_standard_library() -> None:
+    nodes = [node for part in HELPER for node in ast.walk(ast.parse(part.read_text())) if isinstance(node, ast.Import | ast.ImportFrom)]
+    names = {node.module if isinstance(node, ast.ImportFrom) else node.names[0].name for node in nodes if not getattr(node, "level", 0)}
+    assert names <= sys.stdlib_module_names
 
 
 @pytest.mark.parametrize(

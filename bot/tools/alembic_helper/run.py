@@ -1,0 +1,106 @@
+"""The work: read the history, or downgrade behind the gate."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import inspect
+import json
+import os
+import sys
+from typing import Any
+
+from . import HERE, OWN_PATH
+from .connections import after_sql, before_sql, on_connect, on_do_connect, on_error
+from .frames import NOW, OWNER, REQUEST, Pump, emit, listen_to_forks, refuse
+from .gate import gate
+from .history import described, history, said
+
+# ------------------------------------------------------------------ the work
+
+
+def configuration() -> Any:
+    """As alembic's own command line would read it: the ini, the section, -x, and [tool.alembic] where this alembic knows it."""
+    config = importlib.import_module("alembic.config").Config
+    name = REQUEST["config"]
+    extra = {}
+    toml = name if os.path.basename(name) == "pyproject.toml" else "pyproject.toml"
+    if "toml_file" in inspect.signature(config.__init__).parameters and os.path.exists(toml):
+        extra["toml_file"] = toml
+    ini = name if name != toml and os.path.exists(name) else None
+    if ini is None and not extra:
+        refuse("no_config", file=os.path.join(HERE, name))
+    command = importlib.import_module("alembic.command")
+    options = argparse.Namespace(
+        config=[name], name=REQUEST["section"], x=REQUEST["x"], raiseerr=True, quiet=False, sql=False, tag=None, revision=REQUEST.get("to"),
+        cmd=(command.current if REQUEST["op"] == "read" else command.downgrade, [], []),
+    )  # fmt: skip
+    return config(ini, ini_section=REQUEST["section"], cmd_opts=options, **extra)
+
+
+def watch() -> None:
+    event = importlib.import_module("sqlalchemy.event")
+    engine = importlib.import_module("sqlalchemy.engine").Engine
+    # On the classes: every engine, sync or async, made now or later.
+    event.listen(engine, "do_connect", on_do_connect)
+    event.listen(importlib.import_module("sqlalchemy.pool").Pool, "connect", on_connect)
+    event.listen(engine, "before_cursor_execute", before_sql)
+    event.listen(engine, "after_cursor_execute", after_sql)
+    event.listen(engine, "handle_error", on_error)
+    event.listen(engine, "commit", lambda _: emit("commit") if NOW.begun else None)
+    context = importlib.import_module("alembic.runtime.migration").MigrationContext
+    original = context.run_migrations
+    context.run_migrations = lambda self, **kw: gate(self, lambda: original(self, **kw))
+
+
+def work() -> None:
+    sys.dont_write_bytecode = True  # reading leaves nothing in the project's folders
+    try:
+        alembic = importlib.import_module("alembic")
+        sqlalchemy = importlib.import_module("sqlalchemy")
+        watch()
+    except ImportError as error:
+        refuse("tool_missing", message=said(error), python=sys.executable)
+    sys.path[:0] = OWN_PATH
+    emit("installed", alembic=alembic.__version__, sqlalchemy=sqlalchemy.__version__, python=sys.version.split()[0])
+    config = configuration()
+    try:
+        script = importlib.import_module("alembic.script").ScriptDirectory.from_config(config)
+    except importlib.import_module("alembic.util").CommandError as error:
+        refuse("wrong_config", message=said(error))
+    if REQUEST["op"] == "downgrade":
+        importlib.import_module("alembic.command").downgrade(config, REQUEST["to"])
+        return
+    history(script)
+    environment = importlib.import_module("alembic.runtime.environment").EnvironmentContext
+    with environment(config, script, fn=lambda _heads, _context: [], dont_mutate=True):
+        script.run_env()
+
+
+def main() -> None:
+    NOW.frames = os.dup(1)  # not inherited by child processes
+    NOW.control = os.dup(0)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # user code that asks for input gets its end, and can't take our `go`
+    requests = os.fdopen(NOW.control, "r", encoding="utf-8")
+    NOW.pump = Pump()
+    listen_to_forks()
+    line = requests.readline()
+    if not line.endswith("\n"):
+        refuse("not_confirmed")
+    REQUEST.update(json.loads(line))
+    NOW.confirm = requests.readline
+    code = 0
+    try:
+        work()
+    except BaseException as error:  # noqa: BLE001  SystemExit and KeyboardInterrupt of user code too
+        ended_well = isinstance(error, SystemExit) and not error.code and NOW.passed
+        code = 0 if ended_well else 1
+        failure = described(error)
+    if os.getpid() != OWNER:  # a fork of user code that came back here
+        os._exit(code)
+    NOW.pump.close(2.0)
+    if code:
+        emit("failed", revision=NOW.revision, **failure)
+    else:
+        emit("done")
+    os._exit(code)  # atexit handlers and threads of user code can't hold us
