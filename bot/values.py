@@ -7,15 +7,17 @@ import re
 from collections.abc import Mapping
 from types import NoneType
 from typing import Annotated, Any
-from urllib.parse import parse_qsl, unquote, urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, WithJsonSchema
 
+from bot.address import parse_url
+from bot.errors import ConfigError
 from bot.model import Connect
 
 _DURATION = re.compile(r"([1-9]\d*)([smhd])")
 _SIZE = re.compile(r"([1-9]\d*)(MB|GB|TB)")
 _COMPARISON = re.compile(r"(=|!=|<=|>=|<|>)\s*(?P<value>.*)", re.DOTALL)
+_DRIVER = re.compile(r"^(postgres(?:ql)?)\+\w+:")  # SQLAlchemy's way to name one: people paste it, it means nothing here
 _NUMBER = re.compile(r"-?\d+(\.\d+)?")
 
 
@@ -52,25 +54,12 @@ def _spelled_size(value: int) -> str:
 
 
 def _connect(value: Any) -> Connect:
-    """A connection URL in any of its spellings, the driver's name in it ignored."""
-    wanted = "Write postgresql://USER:PASSWORD@HOST:PORT/DATABASE, with %-escapes for special characters in the password"
+    if not isinstance(value, str):
+        raise ValueError("must be a connection URL, as text")  # noqa: TRY004  pydantic's protocol
     try:
-        url = urlsplit(value if isinstance(value, str) else "")
-        port, options = url.port or 5432, dict(parse_qsl(url.query, keep_blank_values=True))
-    except ValueError:
-        raise ValueError(f"is not a connection URL. {wanted}") from None
-    if url.scheme.split("+")[0] not in {"postgresql", "postgres"} or not url.hostname or not url.username or len(url.path) < 2:
-        raise ValueError(f"is not a connection URL. {wanted}")
-    if set(options) - {"sslmode"}:
-        raise ValueError("has a parameter that is not known here. Only ?sslmode=... may follow the database's name")
-    return Connect(
-        host=url.hostname,
-        port=port,
-        user=unquote(url.username),
-        password=unquote(url.password or ""),
-        database=unquote(url.path[1:]),
-        sslmode=options.get("sslmode"),
-    )
+        return parse_url(_DRIVER.sub(r"\1:", value, count=1))
+    except ConfigError as error:
+        raise ValueError(str(error).rstrip(".")) from None
 
 
 def _server(value: str) -> str:

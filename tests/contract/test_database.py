@@ -8,7 +8,8 @@ import datetime as dt
 import asyncpg
 import pytest
 
-from bot.databases.connecting import connected, parse_url
+from bot.address import parse_url
+from bot.databases.connecting import connected
 from bot.databases.postgres import PostgresDatabase, pooled
 from bot.errors import ConfigError, FenceLost, OutcomeUnknown, StepFailed
 from bot.model import Connect
