@@ -111,8 +111,8 @@ class Bot:
         """Wait for a condition; the failure shows the bot's log."""
         try:
             async with asyncio.timeout(within):
-                while not (found := await _value(condition)):
-                    await asyncio.sleep(0.05)  # noqa: ASYNC110  a condition of another process
+                while not (found := await _value(condition)):  # noqa: ASYNC110  a condition of another process
+                    await asyncio.sleep(0.05)
                 return found
         except TimeoutError:
             raise AssertionError(f"not {what} within {within:g} s\n{self.slack.situation()}\n{self.log.read_text()[-4000:]}") from None

@@ -51,7 +51,8 @@ class Proxy:
         assert task is not None
         self._tasks.add(task)
         if self._down:
-            return _reset(to_client)
+            _reset(to_client)
+            return
         server, to_server = await asyncio.open_connection(self._server.host, self._server.port)
         self._open |= {to_client, to_server}
         with suppress(ConnectionError):

@@ -149,7 +149,7 @@ def _sentence(event: Event) -> str:
     if "people" in said:
         said["people"] = said["people"] or "nobody holds that role"
     template = _SAID.get(event.kind)
-    return template.format_map(said) if template else event.kind.replace("_", " ")
+    return template.format_map(said) if template else plain(event.kind.replace("_", " "))
 
 
 def _approvals(view: View, events: list[Event]) -> Iterator[str]:

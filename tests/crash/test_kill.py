@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-
 import pytest
 
 from tests.crash.conftest import MakeShop
@@ -17,97 +14,15 @@ from tests.crash.world import (
     held,
     inside,
     journal_held,
-    kill,
     slow_health,
     succeeded_once,
     waits_for_a_lock,
     waits_in_the_journal,
 )  # fmt: skip
-from tests.harness import Bot
 
 pytestmark = pytest.mark.crash
 
-
-# ------------------------------------------------------------------ inside a step
-
-
-@asynccontextmanager
-async def _checking(make: MakeShop, gate: Gate) -> AsyncIterator[Bot]:
-    """env.py waits while the plan is made again."""
-    bot = await make()
-    await bot.ask("0004 sev high because checkout is down")
-    card = await bot.card_in("awaiting_approval")
-    with gate.closed("current"):
-        await bot.slack.click(card, "approve", "U0DBA")
-        await inside(bot, "check_preconditions")
-        await gate.reached(bot, "current")
-        yield bot
-
-
-@asynccontextmanager
-async def _backing_up(make: MakeShop, _: Gate) -> AsyncIterator[Bot]:
-    """pg_dump waits for a table that somebody rewrites."""
-    bot = await make()
-    with held(bot, "LOCK TABLE customers IN ACCESS EXCLUSIVE MODE"):
-        await approved(bot)
-        await waits_for_a_lock(bot, "back_up")
-        yield bot
-
-
-@asynccontextmanager
-async def _downgrading(make: MakeShop, _: Gate) -> AsyncIterator[Bot]:
-    """The tool waits for a table that somebody reads."""
-    bot = await make()
-    with held(bot):
-        await approved(bot)
-        await waits_for_a_lock(bot, "downgrade")
-        yield bot
-
-
-@asynccontextmanager
-async def _verifying(make: MakeShop, _: Gate) -> AsyncIterator[Bot]:
-    """The application's health page does not answer."""
-    async with slow_health() as (url, asked, _answers):
-        bot = await make(health={"url": url})
-        await approved(bot)
-        await bot.until(asked.is_set, what="asked for health")
-        yield bot
-        _answers.set()
-        await bot.start()
-        await bot.card_in("succeeded")
-
-
-@asynccontextmanager
-async def _starting_writers(make: MakeShop, _: Gate) -> AsyncIterator[Bot]:
-    """It is instant: the journal waits with its outcome."""
-    bot = await make()
-    with journal_held(bot, "attempts", "new.step = 'start_writers' and new.state = 'done'", on="update"):
-        await approved(bot)
-        await waits_in_the_journal(bot)
-        yield bot
-
-
-_Place = Callable[[MakeShop, Gate], AbstractAsyncContextManager[Bot]]
-_INSIDE: dict[str, _Place] = {
-    "check_preconditions": _checking,
-    "back_up": _backing_up,
-    "downgrade": _downgrading,
-    "verify": _verifying,
-    "start_writers": _starting_writers,
-}
-
-
-@pytest.mark.parametrize("step", _INSIDE)
-async def test_a_run_that_is_killed_in_a_step_goes_on_and_says_so(make_shop: MakeShop, gate: Gate, step: str) -> None:
-    async with _INSIDE[step](make_shop, gate) as bot:
-        assert [each["state"] for each in attempts(bot, step)] == ["intended"]
-        await kill(bot, tool=step == "downgrade")
-    if bot.process is not None and bot.process.returncode is not None:
-        await bot.start()
-    await succeeded_once(bot, begun=2 if step == "downgrade" else 1)
-    assert [(each["step"], each["attempt"]) for each in bot.events("interrupted")] == [(step, 1)]
-    assert bot.thread().count("Backout was restarted during") == 1
-    assert "interrupted" in (await bot.run("report", "--json"))[1]
+_STEPS = ("check_preconditions", "back_up", "downgrade", "verify", "start_writers")
 
 
 # ------------------------------------------------------------------ before the run begins
@@ -132,53 +47,74 @@ async def test_a_run_that_is_killed_while_it_is_planned_and_while_it_waits_can_s
         await gate.reached(bot, "current")
         assert bot.journaled("select state from backout.runs") == [("planning",)]
         await bot.kill()
+    with journal_held(bot, "events", "new.kind = 'planned'"):
+        await bot.start()
+        await waits_in_the_journal(bot)
+        await bot.kill()
     await bot.start()
     card = await bot.card_in("awaiting_approval")
     await bot.kill()
     assert counted(bot) == NEVER
     await bot.start()
-    assert len(bot.events("asked")) == 1, "people are asked once"
     await bot.slack.click(card, "approve", "U0DBA")
     await succeeded_once(bot)
+    assert [len(bot.events(kind)) for kind in ("requested", "planned", "asked", "started")] == [1, 1, 1, 1]
 
 
-# ------------------------------------------------------------------ between two lines of the journal
-
-_BEFORE_THE_STEPS = ["requested", "planned", "asked", "approved", "started"]
-_STEPS = [f"{kind} {step}" for step in _INSIDE for kind in ("step_started", "step_done")]
-
-
-def _line(name: str) -> str:
-    kind, _, step = name.partition(" ")
-    return f"new.kind = '{kind}'" + (f" and new.data->>'step' = '{step}'" if step else "")
-
-
-async def test_a_run_that_is_killed_before_each_line_that_leads_to_its_start_starts_once(make_shop: MakeShop) -> None:
+@pytest.mark.xfail(reason="Authority.ask sets the alarm before it journals the asking, and the alarm stands for it", strict=True)
+async def test_people_are_asked_though_the_bot_died_while_it_asked_them(make_shop: MakeShop) -> None:
     bot = await make_shop()
-    clicked = False
-    for name in _BEFORE_THE_STEPS:
-        with journal_held(bot, "events", _line(name)):
-            if name == "requested":
-                await bot.ask("0004 sev high because checkout is down")
-            elif name == "approved":
-                await bot.slack.click(await bot.card_in("awaiting_approval"), "approve", "U0DBA")
-                clicked = True
-            await waits_in_the_journal(bot)
-            assert counted(bot) == NEVER
+    with journal_held(bot, "events", "new.kind = 'asked'"):
+        await bot.ask("0004 sev high because checkout is down")
+        await waits_in_the_journal(bot)
+        await bot.kill()
+    await bot.start()
+    await bot.card_in("awaiting_approval")
+    await bot.ask("help")
+    assert len(bot.events("asked")) == 1
+    await bot.told("U0DBA", "approval")
+
+
+# ------------------------------------------------------------------ inside its steps
+
+
+async def test_a_run_that_is_killed_inside_one_step_after_the_other_goes_on_and_says_so(make_shop: MakeShop, gate: Gate) -> None:
+    async with slow_health() as (url, asked, answers):
+        bot = await make_shop(health={"url": url})
+        await bot.ask("0004 sev high because checkout is down")
+        card = await bot.card_in("awaiting_approval")
+        with gate.closed("current"):
+            await bot.slack.click(card, "approve", "U0DBA")
+            await inside(bot, "check_preconditions")
+            await gate.reached(bot, "current")
+            await bot.kill()
+        with held(bot, "LOCK TABLE customers IN ACCESS EXCLUSIVE MODE"):
+            await bot.start()
+            await waits_for_a_lock(bot, "back_up")  # pg_dump does
             await bot.kill()
         await bot.start()
-    assert clicked
-    await succeeded_once(bot)
-    assert [len(bot.events(kind)) for kind in _BEFORE_THE_STEPS] == [1, 1, 1, 1, 1]
+        await bot.until(asked.is_set, what="asked for health")
+        assert [each["state"] for each in attempts(bot, "verify")] == ["intended"]
+        await bot.kill()
+        answers.set()
+        await bot.start()
+        await succeeded_once(bot)
+    told = [(each["step"], each["attempt"]) for each in bot.events("interrupted")]
+    assert told == [("check_preconditions", 1), ("back_up", 1), ("verify", 1)]
+    assert bot.thread().count("Backout was restarted during") == 3
+    assert (await bot.reported()).count("interrupted") >= 3
 
 
 async def test_a_run_that_is_killed_before_each_line_of_its_steps_does_each_of_them_once(make_shop: MakeShop) -> None:
+    """After the effect and before its outcome is journaled; and between the steps."""
     bot = await make_shop()
     await bot.ask("0004 sev high because checkout is down")
     card = await bot.card_in("awaiting_approval")
-    for name in [*_STEPS, "ended", "reported"]:
-        with journal_held(bot, "events", _line(name)):
-            if name == _STEPS[0]:
+    lines = [(kind, step) for step in _STEPS for kind in ("step_started", "step_done")]
+    for kind, step in [*lines, ("ended", None), ("reported", None)]:
+        of = f" and new.data->>'step' = '{step}'" if step else ""
+        with journal_held(bot, "events", f"new.kind = '{kind}'{of}"):
+            if (kind, step) == lines[0]:
                 await bot.slack.click(card, "approve", "U0DBA")
             else:
                 await bot.start()
@@ -186,24 +122,24 @@ async def test_a_run_that_is_killed_before_each_line_of_its_steps_does_each_of_t
             await bot.kill()
     await bot.start()
     await succeeded_once(bot)
-    assert [each["step"] for each in bot.events("interrupted")] == list(_INSIDE)
+    assert [each["step"] for each in bot.events("interrupted")] == list(_STEPS)
 
 
 # ------------------------------------------------------------------ between Slack and the journal
 
 
-@pytest.mark.parametrize("key", ["card", "file:%"])
-async def test_what_slack_has_got_is_not_posted_again_though_the_journal_did_not_learn_of_it(make_shop: MakeShop, key: str) -> None:
+async def test_what_slack_has_got_is_not_posted_again_though_the_journal_did_not_learn_of_it(make_shop: MakeShop) -> None:
     bot = await make_shop()
-    with journal_held(bot, "deliveries", f"new.key like '{key}'"):
+    with journal_held(bot, "deliveries", "new.key = 'card'"):
         await bot.ask("0004 sev high because checkout is down")
-        if key != "card":
-            await bot.slack.click(await bot.card_in("awaiting_approval"), "approve", "U0DBA")
-            await bot.reported()
         await waits_in_the_journal(bot)
         await bot.kill()
         assert len(bot.cards()) == 1
     await bot.start()
-    if key == "card":
+    with journal_held(bot, "deliveries", "new.content like 'post-mortem-%'"):
         await bot.slack.click(await bot.card_in("awaiting_approval"), "approve", "U0DBA")
+        await bot.reported()
+        await waits_in_the_journal(bot)
+        await bot.kill()
+    await bot.start()
     await succeeded_once(bot)

@@ -1,4 +1,4 @@
-"""Every refusal that people can meet, on a real project and a real server: its code, its sentences, its way out, and a database that did not change."""
+"""Every refusal that people can meet, on a real project and a real server: its code, its way out, and a database that did not change."""
 
 from __future__ import annotations
 
@@ -434,4 +434,3 @@ def test_every_refusal_code_of_the_contract_is_met_on_this_page() -> None:
     page = Path(__file__).read_text()
     assert len(promised) >= 21
     assert {code for code in promised if f'"{code}"' not in page} == set()
-

@@ -168,8 +168,9 @@ async def test_progress_is_shown_in_measure_and_a_new_state_at_once(desk: Desk, 
 
     await desk.show(chat, State.RUNNING, ENDED[:5], steps=at(0))
     updates = len(calls(desk, "chat.update"))
+    created = desk.journal.view.run.created if desk.journal.view else SystemClock().now()
     for percent in range(1, 20):
-        desk.journal.view = view(State.RUNNING, events=ENDED[:5], steps=at(percent), created=SystemClock().now())
+        desk.journal.view = view(State.RUNNING, events=ENDED[:5], steps=at(percent), created=created)
         await chat.changed("r7k2")
         await asyncio.sleep(0.01)
     await asyncio.sleep(0.05)

@@ -1,0 +1,198 @@
+"""The post-mortem: complete, the same bytes every time, and never more than text, whoever wrote what is in it."""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bot.model import Event, Identity, Loss, LossClass, Plan, PlanStep, Seat, State, Undone, View
+from bot.rollback.report import BLANK, code, markdown, plain, summary
+from bot.rollback.verify import check
+from tests.unit import slack_parts
+from tests.unit.slack_parts import NOON, attempt
+
+#: pipes, fences, line breaks of every kind, mentions, markup, directions
+HOSTILE = (
+    "`a` ```b``` | c\n| d |\r\n# e\u2028- [x] f\u202eg\x1b[31m\x00 <!channel> <script>alert(1)</script> [h](http://i) ![j](k) **l** ~~m~~ \\| \\"
+)
+CELL_EDGE = re.compile(r"(?<!\\)(?:\\\\)*\|")
+
+texts = st.text(min_size=1, max_size=80) | st.sampled_from([HOSTILE, "|", "\\|", "\\", "`", "\n# x", "a\n\n| b |", "{by}", "%s"])
+
+
+def view(text: str = "plain words", state: State = State.SUCCEEDED, **changes: Any) -> View:
+    """A run in which `text` stands everywhere where somebody else's words may."""
+    plan = Plan(
+        target="shop", from_="0005", to="0004",
+        undone=(Undone(revision=text, message=text, date=text, sha256="a"),),
+        steps=(PlanStep(name="back_up"), PlanStep(name="downgrade"), PlanStep(name="verify")),
+        loss=(Loss(kind="column", name=text, revision=text), Loss(kind="unreadable", name=text, revision="0005", certain=False)),
+        loss_class=LossClass.HIGH,
+        identity=Identity(system="7", timeline=1, oid=1, database=text, version=180000, started=""),
+    )  # fmt: skip
+    sentence = {
+        "by": text, "reason": text, "rev": text, "severity": "high", "text": text, "why": text, "message": text, "step": "downgrade",
+        "attempt": 1, "seconds": 1.5, "summary": text, "code": text, "what": [text, text], "roles": [text], "people": [text], "until": text,
+        "role": text, "action": text, "decision": text, "state": "succeeded", "from": text, "to": text, "loss_class": "high",
+    }  # fmt: skip
+    kinds = ("requested", "planned", "refused", "voided", "asked", "approved", "withdrawn", "rejected", "cancel_requested", "denied", "escalated")
+    kinds += ("decided", "decision_needed", "step_started", "step_done", "step_failed", "step_unknown", "interrupted", "note", "ended", text)
+    facts = {
+        "file": {"path": text, "size": 10, "sha256": "f" * 64}, "statements": [{"ms": 1.0, "sql": text}], "sqlstate": text, "where": text,
+        "blockers": [{"pid": 1, "user": text, "query": text}], "output": text,
+        "checks": [check(text, ok, text, before=text, after=text) for ok in (True, False, None)],
+    }  # fmt: skip
+    ended = attempt("downgrade", "unknown", facts).model_copy(update={"summary": text})  # type: ignore[arg-type]
+    request = slack_parts.run().request.model_copy(update={"reason": text})
+    of_run = {
+        "plan": plan, "request": request, "attempts": (ended, ended.model_copy(update={"step": "verify"})),
+        "refusal": {"code": "moved", "message": text, "next": text}, "ended": NOON + dt.timedelta(minutes=5),
+    }  # fmt: skip
+    made = slack_parts.view(state, events=[(kind, sentence) for kind in kinds], questions=(text,), checklist=(text,), ticked=(text,), **of_run)
+    return made.model_copy(update={"run": made.run.model_copy(update={"seats": (Seat(role="dba", by=text, at=NOON),)}), **changes})
+
+
+def tables(markdown_text: str) -> list[list[str]]:
+    """The lines of each table."""
+    found: list[list[str]] = []
+    previous = ""
+    for line in markdown_text.split("\n"):
+        if line.startswith("|"):
+            if previous != "|":
+                found.append([])
+            found[-1].append(line)
+        previous = line[:1]
+    return found
+
+
+def shape(text: str) -> list[str]:
+    """What kind of line each line is; the same whatever words are in it."""
+    return [re.match(r"\s*(?:#+ |- \[.\] |- |\|[-|]+\||\||)", line)[0] for line in text.split("\n")]  # type: ignore[index]
+
+
+# ------------------------------------------------------------------ hostile words
+
+
+@given(texts)
+def test_whatever_is_written_the_page_has_the_same_lines_and_the_tables_the_same_cells(text: str) -> None:
+    page, quiet = markdown(view(text)), markdown(view())
+    assert shape(page) == shape(quiet)
+    for rows, calm in zip(tables(page), tables(quiet), strict=True):
+        assert [len(CELL_EDGE.findall(row)) for row in rows] == [len(CELL_EDGE.findall(row)) for row in calm]
+        assert len({len(CELL_EDGE.findall(row)) for row in rows}) == 1, "every line of a table has as many cells as its head"
+
+
+@given(texts)
+def test_the_words_of_others_are_one_line_without_control_or_direction_characters(text: str) -> None:
+    for said in (plain(text), code(text), plain(text, 20)):
+        assert said.isprintable()
+        assert "\n" not in said
+    assert code(text).count("`") == 2
+    assert len(plain(text, 20).replace("\\", "")) <= 21
+
+
+def test_mentions_tags_and_links_are_shown_and_do_nothing() -> None:
+    page = markdown(view(HOSTILE))
+    outside_code = re.sub(r"(?<!\\)`[^`\n]*`", "", page)
+    assert "<!channel>" in page.replace("\\", "")
+    for live in ("<!channel>", "<script>", "[h](http://i)", "[j](k)", "**l**", "~~m~~"):
+        assert not re.search(r"(?<!\\)" + re.escape(live), outside_code), live
+    assert "\u202e" not in page
+    assert "\x1b" not in page
+
+
+@pytest.mark.parametrize("text", ["{by}", "{0}", "{seconds.__class__}", "%(x)s", "$HOME"])
+def test_words_are_never_taken_for_a_template(text: str) -> None:
+    assert f"note by {plain(text)}: {plain(text)}" in markdown(view(text))
+
+
+def test_a_revision_with_a_line_break_does_not_break_the_first_line() -> None:
+    seen = view()
+    assert seen.run.plan is not None
+    named = seen.run.plan.model_copy(update={"from_": "add_score\n# x", "to": "c\u202ed"})
+    first = markdown(seen.model_copy(update={"run": seen.run.model_copy(update={"plan": named})})).split("\n")[0]
+    assert first == "# Post-mortem: shop add_score # x -> c d: succeeded"
+
+
+# ------------------------------------------------------------------ the same bytes
+
+
+@given(texts)
+def test_the_same_run_gives_the_same_bytes(text: str) -> None:
+    assert markdown(view(text)).encode() == markdown(view(text)).encode()
+
+
+def test_what_came_after_the_report_does_not_change_it() -> None:
+    seen = view()
+    reported = Event(seq=100, at=NOON, kind="reported", data={})
+    later = Event(seq=101, at=NOON, kind="note", data={"by": "U0DEV", "text": "thanks all"})
+    first = markdown(seen.model_copy(update={"events": (*seen.events, reported)}))
+    again = seen.model_copy(update={"events": (*seen.events, reported, later), "now": NOON + dt.timedelta(days=9), "until": NOON})
+    assert markdown(again) == first
+    assert "thanks all" not in first
+
+
+def test_times_are_utc_wherever_they_were_made() -> None:
+    east = dt.timezone(dt.timedelta(hours=5, minutes=30))
+    seen = view()
+    moved = seen.model_copy(update={"events": tuple(event.model_copy(update={"at": event.at.astimezone(east)}) for event in seen.events)})
+    assert markdown(moved) == markdown(seen)
+    assert "| 2026-11-20 03:00:00 |" in markdown(seen)
+
+
+# ------------------------------------------------------------------ what must be in it
+
+
+@pytest.mark.parametrize("state", sorted({State.SUCCEEDED, State.FAILED, State.ABORTED, State.REJECTED, State.EXPIRED, State.REFUSED}))
+def test_every_end_has_its_first_line_and_its_sentence(state: State) -> None:
+    page = markdown(view(state=state))
+    assert page.startswith(f"# Post-mortem: shop 0005 -> 0004: {state}\n\n## Summary\n\n")
+    assert "It is " not in summary(view(state=state))
+
+
+def test_every_part_is_there_in_the_order_in_which_people_read() -> None:
+    headings = [line[3:] for line in markdown(view()).splitlines() if line.startswith("## ")]
+    assert headings == [
+        "Summary", "Timeline (UTC)", "Who approved what", "What ran", "Verification", "What was lost", "What went wrong", "Checklist",
+        "To be filled in", "Action items",
+    ]  # fmt: skip
+
+
+def test_what_nobody_wrote_down_stays_blank_and_nothing_is_made_up() -> None:
+    run = slack_parts.run(State.REJECTED, plan=None, digest=None, seats=())
+    page = markdown(slack_parts.view(State.REJECTED).model_copy(update={"run": run}))
+    assert page.startswith(f"# Post-mortem: shop {BLANK} -> 0004: rejected\n")
+    for sentence in (
+        "Nothing.",
+        "Nothing was verified.",
+        "Nothing: the downgrade did not begin.",
+        "No approval was asked for.",
+        f"Root cause: {BLANK}",
+    ):
+        assert sentence in page
+
+
+def test_an_unknown_downgrade_is_not_told_as_done() -> None:
+    page = markdown(view(state=State.FAILED))
+    assert "The downgrade ended as unknown: this is what it would have destroyed" in page
+    assert "2 attempts did not go well." in page
+
+
+def test_red_warned_and_shown_checks_are_told_apart() -> None:
+    checks = [check("a", True, ""), check("b", False, ""), check("c", False, "", blocking=False), check("d", None, "")]
+    ended = attempt("verify", "done", {"checks": checks})  # type: ignore[arg-type]
+    seen = slack_parts.view(State.SUCCEEDED, attempts=(ended,))
+    found = re.findall(r"^\| ([abcd]) \| (\w+) \|", markdown(seen), re.MULTILINE)
+    assert found == [("a", "ok"), ("b", "RED"), ("c", "warning"), ("d", "shown")]
+
+
+def test_presses_that_were_denied_are_counted() -> None:
+    denied = ("denied", {"by": "U0BYSTANDER", "action": "approve", "why": "no role"})
+    page = markdown(slack_parts.view(State.REJECTED, events=[denied, denied]))
+    assert "2 presses by people who may not" in page
+    assert "U0BYSTANDER was denied (approve): no role" in page
