@@ -73,7 +73,8 @@ def main(argv: list[str] | None = None) -> NoReturn:
         sys.stderr.write(f"backout: {error}\n")
         code = 2
     except BackoutError as error:
-        sys.stderr.write(f"backout: {error}\n")
+        output = getattr(error, "output", "")
+        sys.stderr.write(f"backout: {error}\n{output}".rstrip() + "\n")
         code = 1
     except KeyboardInterrupt:
         code = 130

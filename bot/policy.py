@@ -54,11 +54,12 @@ def open_seat(
     requester: str,
     self_approval: bool,
     escalated: AbstractSet[str] = frozenset(),
+    titles: Mapping[str, str] | None = None,
 ) -> str:
     """The role of the seat that this person's press fills.
 
     That is the first open seat whose role they hold; when there is none and they hold a rung of the ladder that was asked too,
-    the first open seat. `held` are all roles that the person holds now, `escalated` the rungs that were asked.
+    the first open seat. `held` are all roles that the person holds now, `escalated` the rungs that were asked, `titles` how people call them.
     Raises Denied with the sentence for that person.
     """
     if person == requester and not self_approval:
@@ -73,7 +74,8 @@ def open_seat(
         return own[0]
     if held & escalated:
         return waiting[0]
-    raise Denied(f"This approval is for {_listed(waiting)}. You don't hold that role now.")
+    named = [(titles or {}).get(role, role) for role in waiting]
+    raise Denied(f"This approval is for {_listed(named)}. You don't hold that role now.")
 
 
 def may_cancel(person: str, requester: str, held: AbstractSet[str], roles: AbstractSet[str]) -> bool:

@@ -159,7 +159,7 @@ class Courier:
         if key in had:
             return
         try:
-            await self._slack.upload(channel, ts, name, content, content.partition("\n")[0].lstrip("# ")[:500])
+            await self._slack.upload(channel, ts, name, content, _comment(name, content))
         except (Declined, Unsure) as error:
             self._failed_uploads[view.run.id, key] = self._failed_uploads.get((view.run.id, key), 0) + 1
             if isinstance(error, Unsure) and self._failed_uploads[view.run.id, key] < _UPLOADS:
@@ -295,6 +295,12 @@ def _plain(message: Message) -> Message:
     """The least that still shows what is the case and what can be pressed."""
     buttons = tuple(block for block in message.blocks if str(block.get("block_id", "")).startswith("backout:"))
     return replace(message, blocks=(section(cut(message.text)), *buttons))
+
+
+def _comment(name: str, content: str) -> str:
+    """A document's own title; a file without one is called by its name."""
+    first = content.partition("\n")[0]
+    return first.lstrip("# ")[:500] if first.startswith("# ") else name
 
 
 def _chunks(content: str) -> list[str]:

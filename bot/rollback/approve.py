@@ -54,6 +54,7 @@ class Authority:
             requester=run.request.by.id,
             self_approval=self.need(run.request, run.plan).self_approval,
             escalated=frozenset(run.escalated),
+            titles=self.titles,
         )
         if not await self._journal.seat(run.id, digest, role, by.id):
             raise Denied("That seat was filled, or the plan changed, in the same moment. Look at the card again.")

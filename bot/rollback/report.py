@@ -146,6 +146,8 @@ def _sentence(event: Event) -> str:
     said = {key: plain(", ".join(map(str, value)) if isinstance(value, list) else value) for key, value in event.data.items()}
     step = STEPS.get(event.data.get("step", ""))
     said |= {"says": step.says if step else said.get("step", ""), "took": _seconds(event.data.get("seconds"))}
+    if "until" in said:
+        said["until"] = _utc(dt.datetime.fromisoformat(event.data["until"]))
     if "people" in said:
         said["people"] = said["people"] or "nobody holds that role"
     template = _SAID.get(event.kind)

@@ -17,6 +17,7 @@ from tests.crash.world import (
     attempts,
     counted,
     held,
+    in_thread,
     kill,
     sessions,
     succeeded_once,
@@ -46,8 +47,8 @@ async def test_half_a_downgrade_is_never_done_again_and_a_person_is_asked(make_s
     half = {"begun": 1, "ran": 1, "cents": 100, "stands": "0005"}
     assert (counted(bot), bot.query(_INDEX)) == (half, [(1,)])
     assert [each["state"] for each in attempts(bot, "downgrade")] == ["unknown"]
-    assert "Backout was restarted during" in bot.thread()
-    assert "<@U0DBA>: *decide on the card:" in bot.thread()
+    await in_thread(bot, "Backout was restarted during")
+    await in_thread(bot, "<@U0DBA>: *decide on the card:")
     await bot.slack.click(card, "leave", "U0DBA")
     await bot.card_in("failed")
     assert (await bot.reported()).startswith("# Post-mortem: shop 0005 -> 0004: failed\n")

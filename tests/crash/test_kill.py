@@ -8,7 +8,6 @@ from tests.crash.conftest import MakeShop
 from tests.crash.world import (
     NEVER,
     Gate,
-    approved,
     attempts,
     counted,
     held,

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from tests.crash.conftest import MakeShop
-from tests.crash.world import PLAIN, READS_ORDERS, approved, attempts, held, run_of, succeeded_once
+from tests.crash.world import PLAIN, READS_ORDERS, approved, attempts, held, in_thread, run_of, succeeded_once
 
 pytestmark = pytest.mark.crash
 
@@ -29,7 +29,7 @@ async def test_who_was_in_the_way_is_named_and_a_retry_succeeds_once_they_left(m
         assert found == [(pid, bot.target.user, READS_ORDERS)]
         shown = json.dumps(card["blocks"])
         assert all(word in shown for word in (str(pid), bot.target.user, "ACCESS SHARE"))
-        assert f"pid {pid}" in bot.thread()
+        await in_thread(bot, f"pid {pid}  {bot.target.user}")
     await bot.slack.click(card, "retry", "U0DBA")
     await succeeded_once(bot, begun=2)
     assert dict(bot.query("select name, setting from seen")) == {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 from collections.abc import AsyncIterator, Iterator
@@ -65,7 +66,8 @@ wait_at(config.cmd_opts.cmd[0].__name__)
 """
         plain = projects.env_for(driver)
         assert plain.startswith(projects.HEAD)
-        return f"{projects.HEAD}{wait}{plain.removeprefix(projects.HEAD)}\nif config.cmd_opts.cmd[0].__name__ == 'downgrade':\n    wait_at('committed')\n"
+        after = "\nif config.cmd_opts.cmd[0].__name__ == 'downgrade':\n    wait_at('committed')\n"
+        return projects.HEAD + wait + plain.removeprefix(projects.HEAD) + after
 
     @contextmanager
     def closed(self, name: str) -> Iterator[None]:
@@ -86,7 +88,7 @@ wait_at(config.cmd_opts.cmd[0].__name__)
 def held(bot: Bot, statement: str = READS_ORDERS) -> Iterator[int]:
     """Somebody's open transaction in the target; gives the pid of its session."""
     with psycopg.connect(bot.target.url(), application_name="a long report") as session:
-        session.execute(statement)  # type: ignore[arg-type]
+        session.execute(statement)
         yield session.info.backend_pid
 
 
@@ -100,7 +102,7 @@ def journal_held(bot: Bot, table: str, when: str, on: str = "insert") -> Iterato
             " $$ begin perform pg_advisory_xact_lock_shared(1); return new; end $$"
         )
         statement = f"create trigger wait before {on} on backout.{table} for each row when ({when}) execute function backout.wait()"
-        session.execute(statement)  # type: ignore[arg-type]
+        session.execute(statement)
         try:
             yield
         finally:
@@ -221,6 +223,11 @@ async def succeeded_once(bot: Bot, *, begun: int = 1) -> None:
     assert bot.journaled("select step from backout.attempts where state = 'intended'") == []
     assert [path.name for path in (bot.root / "backups").iterdir()] == [f"shop-{run_of(bot)}.dump"]
     assert bot.query("select application_name from pg_stat_activity where application_name like 'backout/r%'") == []
+
+
+async def in_thread(bot: Bot, words: str) -> None:
+    """Somewhere in the thread's messages; they come after the card."""
+    await bot.until(lambda: words in json.dumps(bot.slack.thread(bot.cards()[0]["ts"]), ensure_ascii=False), what=f"saying {words!r} in the thread")
 
 
 async def everything_was_told(bot: Bot) -> None:

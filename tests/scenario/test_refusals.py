@@ -18,7 +18,7 @@ from bot.model import Connect, Person, Request, Run, Severity
 from tests.conftest import MakeDatabase
 from tests.contract import projects
 from tests.contract.projects import HEAD, UNTOUCHED, Script, env
-from tests.contract.test_database import TransactionPooler, physical_copy
+from tests.contract.servers import TransactionPooler, physical_copy
 from tests.harness import free_port
 from tests.lab import Lab, told
 from tests.proxy import Proxy
@@ -284,6 +284,17 @@ async def test_the_journals_own_server_is_refused(lab: Lab, make_database: MakeD
     assert "BACKOUT_DATABASE_URL" in (await lab.refused("journal_server")).next
 
 
+async def test_a_second_backout_on_the_same_target_is_refused(lab: Lab) -> None:
+    other = PostgresDatabase(target="shop", tool=lab.own, admin=lab.server)
+    async with lab.open() as app, other.fence("shop"):
+        with pytest.raises(Refusal) as caught:
+            async with app.rollbacks.targets["shop"].database.fence("shop"):
+                pass
+    said = told(caught.value, "fence_taken")
+    assert "backout/" in said.message
+    assert "Wait for it" in said.next
+
+
 async def test_database_and_admin_on_two_servers_are_refused(lab: Lab, journal_server: Connect) -> None:
     """Both servers have a database of that name, as production and its copy do."""
     elsewhere = journal_server.model_copy(update={"database": lab.own.database})
@@ -400,27 +411,6 @@ async def test_plan_prints_the_contracts_object_and_exits_1_when_it_is_refused(m
         assert all(found["refusal"].values())
         assert (found["from"], found["digest"], found["undone"], found["steps"]) == (None, None, [], [])
     assert bot.stands() == "0005"
-
-
-async def test_a_fence_that_somebody_else_holds_stops_the_run_and_retry_goes_on(make_bot: MakeBot, server: Connect) -> None:
-    bot = await make_bot(start=False)
-    other = PostgresDatabase(target="shop", tool=bot.target, admin=server)
-    code, output = await bot.run("run", "shop", "0004", "--reason", "orders fail", "--sev", "high", "--no-wait", "--json", user="U0DEV")
-    assert code == 0, output
-    run = json.loads(output)["run"]
-    async with other.fence("shop"):
-        _, output = await bot.run("approve", run, "--json", user="U0DBA")
-        found = json.loads(output)
-        assert found["state"] == "needs_decision"
-        assert bot.stands() == "0005"
-    failed = bot.journaled("select summary, facts ->> 'code' from backout.attempts where state = 'failed'")
-    assert [row[1] for row in failed] == ["fence_taken"]
-    assert "Another Backout works on this target" in failed[0][0]
-    assert "Wait for it" in failed[0][0]
-    code, output = await bot.run("decide", run, "restore", "--json", user="U0DBA")
-    assert (code, json.loads(output)["refusal"]["code"]) == (1, "not_built_yet")
-    code, output = await bot.run("decide", run, "retry", "--json", user="U0DBA")
-    assert (code, json.loads(output)["state"], bot.stands()) == (0, "succeeded", "0004"), output
 
 
 # ------------------------------------------------------------------ none is forgotten

@@ -1,0 +1,162 @@
+"""`backout demo` as a newcomer runs it: nothing but Python, nothing left behind, however it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+WIDTH = 100
+pytestmark = [
+    pytest.mark.acceptance,
+    pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for processes that were left behind in /proc"),
+]
+
+
+@dataclass
+class Demo:
+    """`place` is its TMPDIR: everything that it makes and starts carries that path."""
+
+    process: asyncio.subprocess.Process
+    place: Path
+    home: Path
+    output: str = ""
+
+    async def until(self, words: str) -> None:
+        """Read on until the words were printed."""
+        assert self.process.stdout is not None
+        async with asyncio.timeout(120):
+            while words not in self.output:
+                line = await self.process.stdout.readline()
+                assert line, f"it ended before {words!r}:\n{self.output}"
+                self.output += line.decode()
+
+    async def end(self) -> int:
+        assert self.process.stdout is not None
+        async with asyncio.timeout(120):
+            self.output += (await self.process.stdout.read()).decode()
+            return await self.process.wait()
+
+    def processes(self) -> dict[int, bytes]:
+        """Whoever was started in its folder or with it in the environment: pid -> command line."""
+        return {pid: words for pid, (words, around) in _processes() if os.fsencode(self.place) in words + around}
+
+    async def nothing_is_left(self) -> None:
+        async with asyncio.timeout(30):
+            while self.processes():  # noqa: ASYNC110  other processes end
+                await asyncio.sleep(0.02)
+        assert list(self.place.iterdir()) == []
+        assert list(self.home.iterdir()) == []
+
+
+def _processes() -> Iterator[tuple[int, tuple[bytes, bytes]]]:
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            yield int(place.name), ((place / "cmdline").read_bytes(), (place / "environ").read_bytes())
+        except OSError:
+            continue  # it has ended, or it is somebody else's
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """Not under tmp_path, which is closed to the user that runs Postgres for root."""
+    made = Path(tempfile.mkdtemp(prefix="backout-acceptance-"))
+    made.chmod(0o711)
+    yield made
+    shutil.rmtree(made)
+
+
+@asynccontextmanager
+async def demo(place: Path, home: Path) -> AsyncIterator[Demo]:
+    env = {"PATH": os.environ["PATH"], "HOME": str(home), "TMPDIR": str(place)}  # noqa: TID251  a test starts it as a shell would
+    process = await asyncio.create_subprocess_exec(  # noqa: TID251  a test starts it as a shell would
+        sys.executable, "-m", "bot", "demo", cwd=ROOT, env=env, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT, limit=2**20, start_new_session=True,
+    )  # fmt: skip
+    running = Demo(process, place, home)
+    try:
+        yield running
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.communicate()
+        for pid in running.processes():
+            os.kill(pid, signal.SIGKILL)
+
+
+async def test_the_demo_goes_from_the_outage_to_the_post_mortem_and_leaves_nothing(place: Path, tmp_path: Path) -> None:
+    async with demo(place, tmp_path) as one:
+        assert await one.end() == 0, one.output
+        await one.nothing_is_left()
+
+    told = [
+        r"/health -> 503 .*checkout is down",
+        r"Dev types: /rollback 0004 sev high because checkout is down since 0005",
+        r"#incident · card: .*awaiting_approval\n",
+        r"  shop: 0005 → 0004 · waiting for approval\n(.*\n)*  \[Approve\] \[Reject\] \[Cancel\]\n",
+        r"direct message to Dana · backout\n  Your approval is asked for\.",
+        r"only Sam sees · backout\n  .*You don't hold that role now\.",
+        r"  @Dana approved as DBA on call\.",
+        r"card: awaiting_approval -> running\n",
+        r"  ✓ back up the database .*",
+        r"    ok    no order lost  .*40000 -> 40000",
+        r"card: running -> succeeded\n",
+        r"/health -> 200 ",
+        r"the file post-mortem-\w+\.md\n  # Post-mortem: shop 0005 -> 0004: succeeded\n",
+        r"note by U0DEV: Deploys are frozen",
+        r"Asked for at .* seconds in all",
+    ]
+    rest = one.output
+    for each in told:
+        found = re.search(each, rest)
+        assert found, f"no {each} in:\n{rest}"
+        rest = rest[found.end() :]
+    assert one.output.count("[Approve] [Reject]") == 1, "the card is drawn once"
+    assert "\x1b" not in one.output
+    assert [line for line in one.output.splitlines() if len(line) > WIDTH] == []
+    assert "## Read on\n" in (ROOT / "README.md").read_text(), "the section that the last paragraph sends people to"
+
+
+async def test_ctrl_c_takes_everything_down_before_it_ends(place: Path, tmp_path: Path) -> None:
+    async with demo(place, tmp_path) as one:
+        await one.until("card: awaiting_approval -> running")
+        one.process.send_signal(signal.SIGINT)
+        one.process.send_signal(signal.SIGINT)
+        assert await one.end() == 130
+        await one.nothing_is_left()
+
+    assert "Stopping" in one.output
+    assert "Traceback" not in one.output
+
+
+async def test_a_bot_that_dies_is_named_with_the_end_of_its_log(place: Path, tmp_path: Path) -> None:
+    async with demo(place, tmp_path) as one:
+        await one.until("Deploys are frozen, the team knows.")
+        [bot] = [pid for pid, words in one.processes().items() if words.endswith(b"\0-m\0bot\0serve\0")]
+        os.kill(bot, signal.SIGKILL)
+        assert await one.end() == 1
+        await one.nothing_is_left()
+
+    assert "The bot ended with exit code -9 before the card was in succeeded." in one.output
+    assert "The end of the bot's log:" in one.output
+    assert "ready for shop" in one.output
+
+
+async def test_a_reader_who_goes_away_ends_it(place: Path, tmp_path: Path) -> None:
+    async with demo(place, tmp_path) as one:
+        await one.until("card: ")
+        one.process._transport.get_pipe_transport(1).close()  # type: ignore[attr-defined]
+        async with asyncio.timeout(120):
+            assert await one.process.wait() == 1
+        await one.nothing_is_left()
