@@ -4,13 +4,19 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint lock clean
+.PHONY: demo test test-browser screenshots lint lock clean
 
 demo: $(STAMP)  ## watch a whole rollback on a throwaway shop
 	$(BIN)/backout demo
 
 test: $(STAMP)  ## everything that needs no root, Docker or Slack
 	$(BIN)/pytest -n 2
+
+test-browser: $(STAMP)  ## the demo's page in Debian's Chromium, and the bot in a Slack written by others
+	tests/browser/alone $(BIN)/pytest -rs tests/browser
+
+screenshots: $(STAMP)  ## draws docs/images anew, from the demo's page
+	tests/browser/alone $(BIN)/python -m tests.browser.screenshots
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -31,7 +31,11 @@ def parser() -> argparse.ArgumentParser:
             made.add_argument("target", nargs="?", metavar="TARGET", help="default: the only one")
         return made
 
-    verbs.add_parser("demo", help="watch a whole rollback on a throwaway shop", description="A whole rollback on a throwaway shop. Needs nothing.")
+    demo = verbs.add_parser(
+        "demo", help="try it on a throwaway shop", description="An incident channel in the browser, on a throwaway shop. Needs nothing."
+    )
+    demo.add_argument("--script", action="store_true", help="play one whole rollback in the terminal; so it does when stdout is no terminal")
+    demo.add_argument("--port", type=int, help="where the page is, on 127.0.0.1 (default 4004); 0 takes a free one")
     verbs.add_parser("serve", help="be the bot in Slack", description="Be the bot in Slack: Socket Mode with SLACK_APP_TOKEN, else HTTP.")
     verb("check", "say for each target whether a rollback could run right now", target=True)
     planned = verb("plan", "say what a rollback would do; changes nothing")
@@ -59,6 +63,9 @@ def parser() -> argparse.ArgumentParser:
     for name in _NOT_BUILT:
         later = verbs.add_parser(name, help="not built yet", description="Not built yet.")
         later.add_argument("words", nargs="*")
+        for clause in ("--as", "--reason", "--sev"):
+            later.add_argument(clause, help=argparse.SUPPRESS)
+    verbs.add_parser("help", help="show this page", description="Show the list of commands.")
     schema = verbs.add_parser("config", help="about backout.yml", description="About backout.yml.")
     schema.add_subparsers(dest="about", required=True).add_parser("schema", help="print its JSON Schema, with every default")
     return top
@@ -89,6 +96,9 @@ def _parse(argv: list[str]) -> argparse.Namespace:
 def _dispatch(args: argparse.Namespace) -> int:
     if args.command in _NOT_BUILT:
         raise UsageError(f"{args.command} is not built yet")
+    if args.command == "help":
+        parser().print_help()
+        return 0
     if args.command == "config":
         from bot.config import json_schema  # noqa: PLC0415  --help stays fast
 
@@ -98,7 +108,7 @@ def _dispatch(args: argparse.Namespace) -> int:
         from bot.embedded import EmbeddedPostgres  # noqa: PLC0415  only the demo needs them
         from playground.demo import main as demo  # noqa: PLC0415
 
-        return demo(lambda home: EmbeddedPostgres(home, name="shop", durable=False))
+        return demo(lambda home: EmbeddedPostgres(home, name="shop", durable=False), script=args.script, port=args.port)
     if args.command == "serve":
         from bot.serve import serve  # noqa: PLC0415  only serve needs Slack
 

@@ -25,6 +25,7 @@ VERSION = "1"  # of the workflow below; a change of it is a new number, and DBOS
 QUEUE = "runs"
 _LEASES = 0x0B0C  # namespace of executors' advisory locks in the journal's database
 _WAIT_SECONDS = 3600.0  # a sleeping run looks at the journal at least this often
+_AGAIN_SECONDS = 5.0  # after an error of ours
 _LEASE_SECONDS = 2.0  # between two looks at the lease and at dead executors
 
 _advance: Advance | None = None
@@ -34,7 +35,13 @@ _advance: Advance | None = None
 async def _advance_once(run: str) -> str:
     if _advance is None:
         raise RuntimeError("the engine was not opened")
-    return await _advance(run)
+    try:
+        return await _advance(run)
+    except Exception:
+        # A workflow that ends in an error is never looked at again: the run would hang for ever, in silence.
+        log.exception("%s can't go on; it is tried again", run)
+        await asyncio.sleep(_AGAIN_SECONDS)
+        return "go"
 
 
 @DBOS.workflow(name="carry")

@@ -13,7 +13,7 @@ from bot.ports import Clock, Journal, Rollbacks
 from handlers import card, thread
 from handlers.api import CLOSED, Declined, Slack, Unsure
 from handlers.blocks import Message, cut, section
-from handlers.text import fenced
+from handlers.text import fenced, safe
 
 log = logging.getLogger(__name__)
 
@@ -298,9 +298,9 @@ def _plain(message: Message) -> Message:
 
 
 def _comment(name: str, content: str) -> str:
-    """A document's own title; a file without one is called by its name."""
+    """A document's own title, which holds words of others; a file without one is called by its name."""
     first = content.partition("\n")[0]
-    return first.lstrip("# ")[:500] if first.startswith("# ") else name
+    return safe(first.removeprefix("# "), 500) if first.startswith("# ") else safe(name, 200)
 
 
 def _chunks(content: str) -> list[str]:

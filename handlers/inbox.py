@@ -56,13 +56,14 @@ class Inbox:
     async def store(self, kind: str, body: Payload) -> bool:
         """Store it within a second. False: it could not be stored, and will not be done."""
         key = payload.identity(kind, body)
+        storing = asyncio.ensure_future(self._journal.accept(key, kind, body))
         try:
             async with asyncio.timeout(STORE_WITHIN):
-                new = await self._journal.accept(key, kind, body)
+                # Shielded: to cancel a query whose server does not answer takes as long as that server.
+                new = await asyncio.shield(storing)
         except (TimeoutError, JournalDown) as error:
             log.warning("a %s could not be stored: %s", kind, error or "the journal was too slow")
-            if kind != payload.SUBMISSION:  # the same form may be sent again, under the same key
-                self._spawn(self._disown(key))
+            self._spawn(self._disown(kind, key, storing))
             return False
         if new:
             self._here.add(key)
@@ -147,8 +148,11 @@ class Inbox:
             log.exception("error %s while a %s was worked off", mark, item.kind)
             await self._tell(item, f"That went wrong on our side, and was not done or not finished. The log has it as {mark}.")
 
-    async def _disown(self, key: str) -> None:
+    async def _disown(self, kind: str, key: str, storing: asyncio.Future[bool]) -> None:
         """We said that it was not stored; should it have been after all, nobody does it later."""
+        await asyncio.wait({storing})
+        if storing.exception() is None and kind == payload.SUBMISSION:
+            return  # the same form may be sent again, under the same key
         for pause in (0.0, 1.0, 5.0, 30.0):
             await asyncio.sleep(pause)
             with suppress(JournalDown):

@@ -1,52 +1,46 @@
-"""`backout demo`: a whole rollback on a throwaway shop, told as it happens. Needs no Slack, no Docker, no Postgres, and leaves nothing behind."""
+"""`backout demo`: an incident channel in the browser, or one whole rollback as a script. Needs nothing, leaves nothing behind."""
 
 from __future__ import annotations
 
 import asyncio
-import datetime as dt
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from collections.abc import Coroutine
+from typing import Any
 
 import aiohttp
 import psycopg
 
-from playground.demo_screen import DECISION, Screen, card_state
-from playground.demo_stage import CHANNEL, PEOPLE, DemoFailed, Stage, StartPostgres, staged
-from playground.slack.model import Ack, Json, wall_clock
+from playground import demo_live, demo_script
+from playground.demo_screen import Screen
+from playground.demo_stage import DemoFailed, StartPostgres
 
-T = TypeVar("T")
-
-_COMMAND = "0004 sev high because checkout is down since 0005"
-_WRONG = "U0SENIOR"
-_OVER = frozenset({"succeeded", "failed", "aborted", "rejected", "expired", "refused", "needs_decision"})
 _STOPPED = 128  # and the number of the signal, as shells have it
 _PAUSE = 2.0  # seconds before each scene, when somebody watches
-_NEXT = (
-    "The databases, the migration, the backup and the bot were real; only Slack was a stand-in. The servers are stopped and their folder is removed. "
-    "Next: “Read on” in README.md. “install” and “configure” bring Backout to your own Slack and database, “for approvers” is for those who will be "
-    "asked, and “operate” is for the night it matters."
-)
 
 
-def main(start_postgres: StartPostgres) -> int:
-    """Exit code: 0 when the rollback was seen through, 1 when anything failed, 130 after Ctrl-C."""
+def main(start_postgres: StartPostgres, *, script: bool = False, port: int | None = None) -> int:
+    """The page on 127.0.0.1 until Ctrl-C; with `script`, or when nobody watches and no port is given, the scripted run.
+
+    Exit code: 0 when the script was seen through, 1 when anything failed, 130 after Ctrl-C.
+    """
     sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
     watched = sys.stdout.isatty()
-    colours = watched and "NO_COLOR" not in os.environ  # noqa: TID251  the playground has no bot/settings.py
+    screen = Screen(colours=watched and "NO_COLOR" not in os.environ)  # noqa: TID251  the playground has no bot/settings.py
     try:
-        return asyncio.run(_run(start_postgres, Screen(colours=colours), _PAUSE if watched else 0.0))
+        if script or (port is None and not watched):
+            return asyncio.run(_run(demo_script.play(start_postgres, screen, _PAUSE if watched else 0.0), screen))
+        return asyncio.run(_run(demo_live.play(start_postgres, screen, port), screen))
     except BrokenPipeError:
         # Nobody reads any more, e.g. `backout demo | head`: what is left in the buffer goes nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
 
 
-async def _run(start_postgres: StartPostgres, screen: Screen, pause: float) -> int:
+async def _run(play: Coroutine[Any, Any, None], screen: Screen) -> int:
     """Everything is taken down however it ends; a second Ctrl-C does not disturb that."""
-    playing = asyncio.ensure_future(_play(start_postgres, screen, pause))
+    playing = asyncio.ensure_future(play)
     stopped: list[int] = []
 
     def stop(number: int) -> None:
@@ -67,112 +61,3 @@ async def _run(start_postgres: StartPostgres, screen: Screen, pause: float) -> i
         screen.show("The demo failed.", str(error))
         return 1
     return 0
-
-
-async def _play(start_postgres: StartPostgres, screen: Screen, pause: float) -> None:
-    screen.tell("Starting a Postgres with a shop of 150,000 rows in it, a stand-in for Slack, and Backout as its own process. A few seconds.")
-    async with staged(start_postgres) as stage:
-        summary = await _Story(stage, screen, pause).told()
-    screen.scene("That was it")
-    screen.tell(summary)
-
-
-class _Story:
-    """The evening of the incident, scene by scene. Whatever doesn't go as it should raises DemoFailed."""
-
-    def __init__(self, stage: Stage, screen: Screen, pause: float) -> None:
-        self._stage, self._screen, self._slack, self._pause = stage, screen, stage.slack, pause
-        self._at: dict[str, dt.datetime] = {}
-
-    async def told(self) -> str:
-        """Play it; returns what is to be said at the end."""
-        card = await self._asked()
-        await self._pressed_by_the_wrong_person(card)
-        await self._approved(card)
-        await self._carried_out()
-        await self._reported()
-        asked, approved, healthy = (self._at[moment] for moment in ("asked", "approved", "healthy"))
-        return (
-            f"Asked for at {asked:%H:%M:%S}, approved at {approved:%H:%M:%S}, selling again at {healthy:%H:%M:%S} UTC: "
-            f"{(healthy - asked).total_seconds():.0f} seconds in all, {(healthy - approved).total_seconds():.0f} of them after the approval. "
-            f"{_NEXT}"
-        )
-
-    async def _scene(self, title: str) -> None:
-        self._screen.catch_up(self._slack)
-        await asyncio.sleep(self._pause)
-        self._screen.scene(title)
-
-    async def _asked(self) -> Json:
-        await self._scene("Checkout is down")
-        await self._look(healthy=False)
-        await self._done(self._slack.say(CHANNEL, "U0DEV", "Checkout is down since the deploy. Every order fails."))
-        self._screen.tell(f"Dev types: /rollback {_COMMAND}")
-        self._at["asked"] = wall_clock()
-        await self._done(self._slack.command(CHANNEL, "U0DEV", "/rollback", _COMMAND))
-        card = await self._card_in(DECISION)
-        await self._until(lambda: self._slack.dms("U0DBA"), "Dana was asked")
-        return card
-
-    async def _pressed_by_the_wrong_person(self, card: Json) -> None:
-        await self._scene("Somebody presses a button that isn't theirs")
-        self._screen.tell("Sam, a senior backend engineer and no DBA, presses [Approve].")
-        await self._done(self._slack.click(card, "approve", _WRONG))
-        await self._until(lambda: self._slack.ephemerals(_WRONG), "Sam was told why not")
-
-    async def _approved(self, card: Json) -> None:
-        await self._scene("The DBA approves")
-        self._screen.tell("Dana presses [Approve]. It was the only open seat, so the run starts.")
-        self._at["approved"] = wall_clock()
-        await self._done(self._slack.click(card, "approve", "U0DBA"))
-        await self._card_in("running")
-        await self._done(self._slack.say(CHANNEL, "U0DEV", "Deploys are frozen, the team knows.", card["ts"]))
-
-    async def _carried_out(self) -> None:
-        await self._card_in("succeeded")
-        self._at["healthy"] = wall_clock()
-        await self._scene("The shop sells again")
-        await self._look(healthy=True)
-
-    async def _reported(self) -> None:
-        file = await self._until(lambda: next((each for each in self._slack.files() if each.name.startswith("post-mortem-")), None), "the report")
-        await self._scene("What the team reads the next day")
-        self._screen.show(f"the file {file.name}", file.text)
-
-    # -------------------------------------------------------------- doing and waiting
-
-    async def _done(self, action: Awaitable[Ack]) -> None:
-        ack = await action
-        if not ack.ok:
-            raise DemoFailed(f"The bot did not take it: {ack.problem or ack.status}.")
-        self._screen.catch_up(self._slack)
-
-    async def _until(self, condition: Callable[[], T | None], what: str) -> T:
-        """Drawing what is new meanwhile. An answer that only one person sees is a refusal: nobody but the wrong person should get one."""
-
-        def standing() -> T | None:
-            self._screen.catch_up(self._slack)
-            if any(self._slack.ephemerals(user) for user in PEOPLE if user != _WRONG):
-                raise DemoFailed(f"The bot refused before {what}; its answer is the last one above.")
-            return condition()
-
-        return await self._stage.until(standing, what)
-
-    async def _card_in(self, state: str) -> Json:
-        def standing() -> Json | None:
-            cards = [message for message in self._slack.messages(CHANNEL) if card_state(message) in {state, *_OVER}]
-            return cards[-1] if cards else None
-
-        card = await self._until(standing, f"the card was in {state}")
-        if card_state(card) not in {state, "succeeded"}:
-            raise DemoFailed(f"The card went to {card_state(card)} instead of {state}:\n{self._slack.render(card)}")
-        return card
-
-    async def _look(self, *, healthy: bool) -> None:
-        """Ask the shop whether it sells."""
-        address = f"{self._stage.shop}/health"
-        async with aiohttp.ClientSession() as session, session.get(address) as answer:
-            status, said = answer.status, await answer.text()
-        self._screen.tell(f"GET {address} -> {status} {said}")
-        if (status == 200) is not healthy:
-            raise DemoFailed(f"The shop should be {'healthy' if healthy else 'unhealthy'} now.")

@@ -26,6 +26,8 @@ T = TypeVar("T")
 
 CHANNEL = "C0INCIDENT"
 PEOPLE = {"U0DEV": "Dev", "U0DBA": "Dana", "U0LEAD": "Lee", "U0SENIOR": "Sam", "U0CTO": "Chris"}
+ROLES = {"U0DEV": "backend, on call", "U0DBA": "DBA on call", "U0LEAD": "team lead", "U0SENIOR": "senior backend", "U0CTO": "CTO"}
+COMMAND = "0004 sev high because checkout is down since 0005"
 PATIENCE = 60.0  # seconds for anything that is waited for; what is broken says so long before
 _LEAVING = 15.0  # seconds that the bot gets to end by itself
 
@@ -124,41 +126,50 @@ async def shop_database(admin: str) -> str:
     return f"postgresql://shop:{password}@{server['host']}:{server['port']}/shop"
 
 
-@asynccontextmanager
-async def workspace() -> AsyncIterator[SlackStandIn]:
-    async with SlackStandIn() as slack:
-        for user, name in PEOPLE.items():
-            slack.add_user(user, name)
-        slack.add_channel(CHANNEL, PEOPLE).name = "incident"
-        slack.add_usergroup("S0LEADS", ["U0LEAD"])
-        yield slack
+def populated() -> SlackStandIn:
+    """The shop's workspace, not started yet."""
+    slack = SlackStandIn()
+    for user, name in PEOPLE.items():
+        slack.add_user(user, name)
+    slack.add_channel(CHANNEL, PEOPLE).name = "incident"
+    slack.add_usergroup("S0LEADS", ["U0LEAD"])
+    return slack
 
 
-@asynccontextmanager
-async def serving_bot(home: Path, slack: SlackStandIn, database: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    """`backout serve` with the contract's environment and nothing else. A failure inside gets the end of its log."""
-    log = home / "serve.log"
+async def start_bot(home: Path, slack: SlackStandIn, database: str, *, journal: str | None = None) -> asyncio.subprocess.Process:
+    """`backout serve` with the contract's environment and nothing else; it logs into `home`/serve.log. Without `journal` it brings its own."""
     env = {
         "PATH": os.environ.get("PATH", os.defpath),  # noqa: TID251  the playground has no bot/settings.py
         "HOME": str(home), "TMPDIR": str(home), "PORT": "0", "BACKOUT_HOME": str(home / "backout"),
         "BACKOUT_CONFIG": str(home / "backout.yml"), "SHOP_DATABASE_URL": database,
         "SLACK_API_URL": slack.api_url, "SLACK_BOT_TOKEN": slack.bot_token, "SLACK_APP_TOKEN": slack.app_token,
-    }  # fmt: skip
-    with log.open("wb") as output:
-        process = await asyncio.create_subprocess_exec(  # noqa: TID251  the playground imports nothing of bot/, so not bot/process.py either
+    } | ({"BACKOUT_DATABASE_URL": journal} if journal else {})  # fmt: skip
+    with (home / "serve.log").open("ab") as output:
+        return await asyncio.create_subprocess_exec(  # noqa: TID251  the playground imports nothing of bot/, so not bot/process.py either
             sys.executable, "-m", "bot", "serve", env=env, cwd=Path(__file__).parents[1], stdin=asyncio.subprocess.DEVNULL,
             stdout=output, stderr=output, start_new_session=True,
         )  # fmt: skip
+
+
+def log_end(home: Path, lines: int = 25) -> str:
+    """The last lines of the bot's log."""
+    log = home / "serve.log"
+    return "\n".join(log.read_text(errors="replace").splitlines()[-lines:]) if log.exists() else ""
+
+
+@asynccontextmanager
+async def serving_bot(home: Path, slack: SlackStandIn, database: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A failure inside gets the end of the bot's log."""
+    process = await start_bot(home, slack, database)
     try:
         yield process
     except (DemoFailed, AssertionError) as error:
-        end = "\n".join(log.read_text(errors="replace").splitlines()[-25:])
-        raise DemoFailed(f"{error}\n\nThe end of the bot's log:\n{end or '(it is empty)'}") from error
+        raise DemoFailed(f"{error}\n\nThe end of the bot's log:\n{log_end(home) or '(it is empty)'}") from error
     finally:
-        await _end(process)
+        await end_bot(process)
 
 
-async def _end(process: asyncio.subprocess.Process) -> None:
+async def end_bot(process: asyncio.subprocess.Process) -> None:
     if process.returncode is None:
         process.send_signal(signal.SIGTERM)
     try:
@@ -175,7 +186,7 @@ async def staged(start_postgres: StartPostgres) -> AsyncIterator[Stage]:
     async with folder() as home, start_postgres(home) as postgres:
         database = await shop_database(postgres.url())
         await fill(database)
-        async with serving(database) as shop, workspace() as slack:
+        async with serving(database) as shop, populated() as slack:
             (home / "backout.yml").write_text(backout_yml(f"{shop}/health", store=home / "backups"))
             async with serving_bot(home, slack, database) as bot:
                 stage = Stage(slack, shop, bot)

@@ -50,6 +50,10 @@ class Executor:
         """Do one step. False when there is none left, so that the run may end."""
         if run.plan is None:
             raise TransitionRefused(f"{run.id} is running without a plan")
+        left = next((attempt for attempt in run.attempts if attempt.state is AttemptState.INTENDED), None)
+        if left is not None:  # first of all, also when the run was cancelled meanwhile
+            await self._interrupted(run, STEPS[left.step], left, target)
+            return True
         steps = [STEPS["start_writers"]] if run.ending else [STEPS[planned.name] for planned in run.plan.steps]
         for step in steps:
             last = run.last_attempt(step.name)
@@ -69,14 +73,15 @@ class Executor:
     # ------------------------------------------------------------------ what to do about a former attempt
 
     async def _again(self, run: Run, step: Step, last: Attempt, target: TargetParts) -> None:
-        if last.state is AttemptState.INTENDED:
-            await self._interrupted(run, step, last, target)
-        elif run.decision == "retry":
+        if run.decision == "retry":
             await self._journal.clear_decision(run.id)
+            await self.release(run.id)  # a person decided on the evidence: the fence is taken anew, if it can be had
             settled = last.state is AttemptState.UNKNOWN and step.probe is not None and await self._settle(run, step, last, target, asked=True)
             if not settled:
                 await self._begin(run, step, target)
-        elif last.state is AttemptState.FAILED and sum(a.step == step.name for a in run.attempts) <= step.retries:
+        elif last.summary.startswith(_CHANGED) or (
+            last.state is AttemptState.FAILED and sum(a.step == step.name for a in run.attempts) <= step.retries
+        ):
             await self._begin(run, step, target)
         else:
             await self._ask(run, step, last.summary)
@@ -86,13 +91,14 @@ class Executor:
         if step.on_crash is OnCrash.PROBE:
             await self._settle(run, step, last, target, asked=False)
             return
-        note = "interrupted; " + ("it is done again" if step.on_crash is OnCrash.RERUN else "nobody can say whether it happened")
+        again = "it is done again" if _wanted(run, step) else "the run was cancelled, so it is not done again"
+        note = f"interrupted; {again if step.on_crash is OnCrash.RERUN else 'nobody can say whether it happened'}"
         trouble = await self._end_backends(run, step, target)
         await self._journal.record(run.id, "interrupted", step=step.name, attempt=last.attempt, message=trouble or note)
         await self._close(run, last, AttemptState.UNKNOWN, trouble or note)
         if trouble or step.on_crash is OnCrash.ASK:
             await self._ask(run, step, trouble or note)
-        else:
+        elif _wanted(run, step):
             await self._begin(run, step, target)
 
     async def _settle(self, run: Run, step: Step, last: Attempt, target: TargetParts, *, asked: bool) -> bool:
@@ -108,7 +114,8 @@ class Executor:
                 await self._close(run, last, AttemptState.DONE, f"{summary} (found after an interruption)", facts)
         elif happened is Happened.NO:
             await self._close(run, last, AttemptState.FAILED, f"interrupted; {summary}", facts)
-            await self._begin(run, step, target)
+            if _wanted(run, step):
+                await self._begin(run, step, target)
         else:
             await self._close(run, last, AttemptState.UNKNOWN, f"interrupted; {summary}", facts)
             await self._ask(run, step, summary)
@@ -208,7 +215,9 @@ class Executor:
             stack = AsyncExitStack()
             held = (stack, await stack.enter_async_context(target.database.fence(target.name)))
             self._fences[run.id] = held
-        await held[1].prove()
+        now = await held[1].prove()
+        if run.plan and (now.system, now.timeline) != (run.plan.identity.system, run.plan.identity.timeline):
+            raise FenceLost("The server failed over, or another one stands at its address, since the plan was made.")
 
     def _world(self, run: Run, step: Step, attempt: int, target: TargetParts) -> World:
         if run.plan is None:
@@ -256,3 +265,8 @@ class Executor:
         await self._journal.move(run.id, State.NEEDS_DECISION, "decision_needed", step=step.name, why=why, options=_OPTIONS)
         await self._chat.changed(run.id)
         await self._gave_up(await self._journal.run(run.id))
+
+
+def _wanted(run: Run, step: Step) -> bool:
+    """A run that heads for its end does nothing more but start the writers."""
+    return run.ending is None or step.name == "start_writers"

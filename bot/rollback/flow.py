@@ -14,7 +14,7 @@ from typing import Any
 
 from bot.durable import PlanChanged, TargetParts
 from bot.errors import BackoutError, Denied, JournalDown, Refusal, TransitionRefused
-from bot.model import ENDS, OPEN, Alarm, BackupFile, Person, Plan, Request, Run, State, StepView, View
+from bot.model import ENDS, OPEN, Alarm, AttemptState, BackupFile, Person, Plan, Request, Run, State, StepView, View
 from bot.ports import Chat, Clock, Engine, Journal, Web
 from bot.rollback import plan as planning
 from bot.rollback import report
@@ -273,11 +273,15 @@ class Rollbacks:
         if run.ending and not run.attempts:
             await self._end(run, run.ending)
         elif not await self._executor.next(run, self._target(run.target)):
-            await self._end(run, run.ending or State.SUCCEEDED)
+            # A cancel that came after the last step found everything done and verified.
+            await self._end(run, State.SUCCEEDED if _all_done(run) else run.ending or State.SUCCEEDED)
         return "go"
 
     async def _end(self, run: Run, end: State) -> None:
-        await self._journal.move(run.id, end, "ended", state=end)
+        took = sum(attempt.seconds or 0.0 for attempt in run.attempts)
+        await self._journal.move(
+            run.id, end, "ended", state=end, summary=f"The steps took {took:.1f} s." if run.attempts else "Nothing was executed."
+        )
         await self._executor.release(run.id)
 
     async def _await_decision(self, run: Run) -> str:
@@ -349,6 +353,11 @@ class Rollbacks:
                 if old["keep_until"] < self._clock.now():
                     await target.backup.remove(old["file"])
                     await self._journal.forget_backup(target.name, old["name"])
+
+
+def _all_done(run: Run) -> bool:
+    last = [run.last_attempt(planned.name) for planned in run.plan.steps] if run.plan else []
+    return bool(last) and all(attempt is not None and attempt.state is AttemptState.DONE for attempt in last)
 
 
 def _steps(run: Run) -> tuple[StepView, ...]:

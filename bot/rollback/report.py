@@ -198,7 +198,9 @@ def _statements(facts: dict[str, Any]) -> Iterator[str]:
     yield f"Statements of the downgrade ({len(statements)}):"
     yield ""
     for one in statements[:50]:
-        yield f"- {_seconds(one.get('ms', 0) / 1000)}: {code(one.get('sql', ''), 300)}"
+        ms = one.get("ms")
+        took = "did not end" if ms is None else _seconds(ms / 1000)
+        yield f"- {took}: {code(one.get('sql', ''), 300)}"
     if len(statements) > 50:
         yield f"- and {len(statements) - 50} more"
     yield ""

@@ -195,7 +195,7 @@ class AlembicTool:
         try:
             await asyncio.shield(self._database.end_sessions(work.application))
         except BackoutError as error:
-            raise _unknown(f"The tool ended, but its sessions could not be seen gone: {error}.", trace) from error
+            raise _unknown(f"The tool ended, but its sessions could not be seen gone: {str(error).rstrip('.')}.", trace) from error
 
     async def _carry_out(self, to: str, work: Work, trace: Trace, challenge: tuple[int, int]) -> None:
         plan = work.plan

@@ -52,6 +52,8 @@ class Workspace:
         self._ephemerals: dict[str, list[Json]] = {}
         self._views: dict[str, list[Json]] = {}
         self._ticked: dict[tuple[str, str, str, str], list[Json]] = {}
+        #: grows with everything that happens
+        self.changes = 0
         self._changed = asyncio.Event()
         self._last_ts = 0
         self._forward = 0.0
@@ -234,8 +236,15 @@ class Workspace:
 
     def changed(self) -> None:
         """Something happened: wake everybody who waits. State changes and this call are never apart by an await."""
+        self.changes += 1
         event, self._changed = self._changed, asyncio.Event()
         event.set()
+
+    async def until_changed(self, since: int) -> int:
+        """Return `changes` once it is not `since` any more: at once when something happened meanwhile."""
+        while self.changes == since:
+            await self._changed.wait()
+        return self.changes
 
     async def wait_for(self, predicate: Callable[[], T], timeout: float = 30.0) -> T:
         """Return the predicate's first true value; asked again after every change. Raises AssertionError that shows what is there."""

@@ -49,7 +49,11 @@ async def test_half_a_downgrade_is_never_done_again_and_a_person_is_asked(make_s
     assert [each["state"] for each in attempts(bot, "downgrade")] == ["unknown"]
     await in_thread(bot, "Backout was restarted during")
     await in_thread(bot, "<@U0DBA>: *decide on the card:")
+    await bot.kill()
+    await bot.start()
     await bot.slack.click(card, "leave", "U0DBA")
+    await bot.kill()
+    await bot.start()
     await bot.card_in("failed")
     assert (await bot.reported()).startswith("# Post-mortem: shop 0005 -> 0004: failed\n")
     assert (counted(bot), bot.query(_INDEX)) == (half, [(1,)])
@@ -108,6 +112,7 @@ async def test_a_downgrade_whose_tool_is_killed_after_its_commit_is_found_done(m
     await bot.start()
     await succeeded_once(bot)
     assert [(each["step"], each["attempt"]) for each in bot.events("interrupted")] == [("downgrade", 1)]
+    assert [each["state"] for each in attempts(bot, "downgrade")] == ["done"]
 
 
 async def test_a_downgrade_that_is_killed_in_its_commit_is_done_once(make_shop: MakeShop) -> None:

@@ -127,7 +127,7 @@ async def test_an_env_py_that_connects_to_a_copy_of_production_is_refused(
             await bot.card_in("needs_decision")
             failed = attempts(bot, "downgrade")
             assert [each["state"] for each in failed] == ["failed"]
-            assert "Nothing was executed" in failed[0]["summary"]
+            assert "connected to another database than the one meant" in failed[0]["summary"]
             await in_thread(bot, "Nothing was executed")
         twin = Bot(bot.root, copied, bot.journal, bot.slack, bot.config)
         assert (counted(bot), counted(twin)) == (NEVER, NEVER)

@@ -8,11 +8,15 @@ from tests.crash.conftest import MakeShop
 from tests.crash.world import (
     NEVER,
     Gate,
+    approved,
     attempts,
     counted,
+    everything_was_told,
     held,
     inside,
+    journal_full,
     journal_held,
+    sessions,
     slow_health,
     succeeded_once,
     waits_for_a_lock,
@@ -68,10 +72,8 @@ async def test_people_are_asked_though_the_bot_died_while_it_asked_them(make_sho
         await waits_in_the_journal(bot)
         await bot.kill()
     await bot.start()
-    await bot.card_in("awaiting_approval")
-    await bot.ask("help")
+    await bot.until(lambda: "approval" in bot.private("U0DBA"), what="asking for approval", within=15)
     assert len(bot.events("asked")) == 1
-    await bot.told("U0DBA", "approval")
 
 
 # ------------------------------------------------------------------ inside its steps
@@ -122,6 +124,37 @@ async def test_a_run_that_is_killed_before_each_line_of_its_steps_does_each_of_t
     await bot.start()
     await succeeded_once(bot)
     assert [each["step"] for each in bot.events("interrupted")] == list(_STEPS)
+
+
+async def test_a_cancelled_run_that_is_killed_in_its_downgrade_finds_out_what_became_of_it_before_it_ends(make_shop: MakeShop) -> None:
+    bot = await make_shop()
+    with held(bot):
+        card = await approved(bot)
+        await waits_for_a_lock(bot, "downgrade")
+        await bot.slack.click(card, "cancel", "U0DEV")
+        await bot.until(lambda: bot.events("cancel_requested"), what="cancelling")
+        await bot.kill()
+        assert sessions(bot, "downgrade"), "the tool lives on"
+        await bot.start()
+        await bot.card_in("aborted")
+        assert sessions(bot, "downgrade") == []
+    await everything_was_told(bot)
+    assert counted(bot) == {**NEVER, "begun": 1}
+    assert [each["step"] for each in bot.events("interrupted")] == ["downgrade"]
+    assert [each["state"] for each in attempts(bot, "start_writers")] == ["done"]
+
+
+# ------------------------------------------------------------------ the journal itself
+
+
+async def test_a_journal_that_takes_no_line_for_a_while_does_not_lose_the_run(make_shop: MakeShop) -> None:
+    bot = await make_shop()
+    with journal_full(bot, "events", "new.kind = 'step_done' and new.data->>'step' = 'downgrade'"):
+        await approved(bot)
+        await bot.until(lambda: bot.stands() == "0004", what="downgraded")
+        await bot.until(lambda: bot.journaled("select is_called from backout.refused") == [(True,)], what="refused by the journal")
+        assert [each["state"] for each in attempts(bot, "downgrade")] == ["intended"]
+    await succeeded_once(bot)
 
 
 # ------------------------------------------------------------------ between Slack and the journal

@@ -110,6 +110,22 @@ def journal_held(bot: Bot, table: str, when: str, on: str = "insert") -> Iterato
             session.execute(sql.SQL("drop trigger wait on backout.{}").format(sql.Identifier(table)))
 
 
+@contextmanager
+def journal_full(bot: Bot, table: str, when: str, on: str = "insert") -> Iterator[None]:
+    """The disk of the journal's database is full when that row is written, until the end of the block. `refused` counts."""
+    with psycopg.connect(bot.journal.url(), autocommit=True) as session:
+        session.execute("create sequence backout.refused")
+        session.execute(
+            "create function backout.refuse_row() returns trigger language plpgsql as $$ begin"
+            " perform nextval('backout.refused'); raise exception 'could not extend file: No space left on device' using errcode = '53100'; end $$"
+        )
+        session.execute(f"create trigger full_disk before {on} on backout.{table} for each row when ({when}) execute function backout.refuse_row()")
+        try:
+            yield
+        finally:
+            session.execute(sql.SQL("drop trigger full_disk on backout.{}").format(sql.Identifier(table)))
+
+
 async def waits_in_the_journal(bot: Bot) -> None:
     waiting = "select pid from pg_stat_activity where datname = current_database() and wait_event = 'advisory'"
     await bot.until(lambda: bot.journaled(waiting), what="waiting in the journal")

@@ -178,7 +178,8 @@ async def test_another_script_voids_the_approvals_where_everybody_sees_it(make_b
     assert "old" in old
     await approve(bot, "U0DBA")
     # What was approved anew is carried out, and no decision is asked for about the attempt that found the change.
-    await bot.until(lambda: bot.state() in ("succeeded", "needs_decision"), what="carried out")
+    state = await bot.until(lambda: bot.state() in ("succeeded", "needs_decision") and bot.state(), what="carried out")
+    assert state == "succeeded"
     await ends(bot, "succeeded")
     assert [one["digest"] for one in bot.events("approved")] == [payload(card)["digest"], payload(renewed)["digest"]]
     assert bot.query("select column_name from information_schema.columns where table_name = 'orders' order by 1") == [("id",), ("name",)]

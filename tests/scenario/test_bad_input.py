@@ -7,6 +7,7 @@ import json
 import os
 import pwd
 import shutil
+import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,6 +17,8 @@ import psycopg
 import pytest
 
 from bot.model import Connect
+from bot.process import start
+from bot.settings import inherited
 from tests.conftest import MakeDatabase
 from tests.contract import projects
 from tests.contract.projects import Script, env
@@ -59,11 +62,20 @@ def lab(tmp_path: Path, server: Connect, make_database: MakeDatabase, make_journ
 
 
 def shown(bot: Bot) -> str:
-    """Everything that was said to anybody, without metadata, which nobody sees."""
+    """Every text that was sent in Slack's markup, to anybody."""
     messages = [*bot.slack.messages(CHANNEL), *bot.slack.dms("U0DBA"), *bot.slack.dms("U0CTO"), *bot.slack.ephemerals("U0DEV")]
     for card in bot.cards():
         messages += bot.slack.thread(card["ts"])
-    return json.dumps([{key: value for key, value in one.items() if key != "metadata"} for one in messages], ensure_ascii=False)
+    return "\n".join(text for one in messages for text in marked_up(one))
+
+
+def marked_up(value: Any) -> list[str]:
+    """Texts of a message, without those that Slack shows as they are (files' titles too), and without metadata, which nobody sees."""
+    if isinstance(value, dict) and value.get("type") != "plain_text":
+        return [text for key, member in value.items() if key not in ("metadata", "files") for text in marked_up(member)]
+    if isinstance(value, list):
+        return [text for member in value for text in marked_up(member)]
+    return [value] if isinstance(value, str) else []
 
 
 def pings(text: str) -> list[str]:
@@ -76,15 +88,15 @@ def pings(text: str) -> list[str]:
 
 async def test_hostile_words_are_answered_in_private_and_are_only_words(make_bot: MakeBot, tmp_path: Path) -> None:
     bot: Bot = await make_bot(http=True, start=False)
-    bot.config["targets"]["shop"]["tool"]["directory"] = str(projects.make(tmp_path / "hostile", projects.by_environment(), scripts=HOSTILE).directory)
+    bot.config["targets"]["shop"]["tool"]["directory"] = str(
+        projects.make(tmp_path / "hostile", projects.by_environment(), scripts=HOSTILE).directory
+    )
     await bot.start()
     for number, words in enumerate(WORDS, 1):
         ack = await bot.slack.command(CHANNEL, "U0DEV", "/rollback", words)
         assert ack.ok, words
-        if ack.body:  # it could not even be stored, and the person is told so at once
-            assert "\u0000" in words
-            assert "Nothing" in ack.body or "not" in ack.body
-        await bot.until(lambda n=number: len(bot.slack.ephemerals("U0DEV")) == n, what=f"an answer to {words[:40]!r}")
+        assert not ack.body, words
+        await bot.until(lambda: len(bot.slack.ephemerals("U0DEV")) == number, what=f"an answer to {words[:40]!r}")  # noqa: B023  awaited here
     assert pings(shown(bot)) == []
     assert "\u202e" not in shown(bot)
     assert all(len(one["text"]) < 600 for one in bot.slack.ephemerals("U0DEV"))
@@ -100,19 +112,19 @@ async def test_hostile_words_are_answered_in_private_and_are_only_words(make_bot
     await bot.slack.redeliver()
     await approve(bot, "U0DBA")
     done = await ends(bot, "succeeded")
-    assert bot.journaled("select version_num from no_such") if False else bot.stands() == "<!channel>"
+    assert bot.stands() == "<!channel>"
     assert bot.query("select count(*) from orders") == [(100,)]
     assert len(bot.cards()) == 1
     assert run_of(done) == run_of(card)
     assert len(bot.events("started")) == 1
-    assert pings(shown(bot)) == []
-    assert "\u202e" not in shown(bot)
     report = await bot.reported()
     assert report.startswith("# Post-mortem: shop 0005 -> <!channel>: succeeded\n")
     reasons = [line for line in report.split("\n") if line.startswith("| Reason |")]
     assert len(reasons) == 1
     assert "\\<!channel> \\<@U0CTO> \\*bold\\*" in reasons[0]
     assert "\u202e" not in report
+    assert "\u202e" not in shown(bot)
+    assert pings(shown(bot)) == []
 
 
 # ------------------------------------------------------------------ configuration
@@ -162,12 +174,11 @@ async def test_a_wrong_configuration_ends_serve_with_2_and_names_the_key(make_bo
     [
         "print('\\x1e1234 1.1/1 {}'); print('x' * 100_000); os.system('echo from a child')",
         "sys.stdout.close()",
-        "sys.stdout = sys.stderr = None",
         "child = os.fork()\nif child == 0:\n    os._exit(1)\nos.waitpid(child, 0)",
         "import atexit; atexit.register(print, 'bye')",
-        "os.chdir('/'); os.environ.clear()" if False else "os.environ['PGHOST'] = 'elsewhere'; os.environ['PGPORT'] = '1'",
+        "os.environ['PGHOST'] = 'elsewhere'; os.environ['PGPORT'] = '1'",
     ],
-    ids=["prints", "closes stdout", "takes the streams away", "forks", "atexit", "PGHOST"],
+    ids=["prints", "closes stdout", "forks", "atexit", "PGHOST"],
 )
 async def test_an_env_that_is_only_odd_gives_the_same_plan(lab: Lab, first: str) -> None:
     lab.project(env(ENGINE, first=first))
@@ -210,6 +221,11 @@ async def test_a_database_that_goes_away_in_the_middle_asks_a_person_and_retry_w
         code, output = await bot.run("decide", run_of(card), "restore", "--json", user="U0DBA")
         assert (code, json.loads(output)["refusal"]["code"]) == (1, "not_built_yet")
         await approve(bot, "U0DBA", "retry")
+        await bot.until(
+            lambda: len(bot.journaled("select 1 from backout.attempts where step = 'downgrade' and ended is not null")) == 2, what="tried again"
+        )
+        if (await bot.until(lambda: bot.state() != "running" and bot.state(), what="at rest")) == "needs_decision":
+            await approve(bot, "U0DBA", "retry")  # the first look only found that the fence had gone with the line
         await ends(bot, "succeeded")
     assert bot.stands() == "0004"
     assert bot.query("select count(*) from orders") == [(100,)]
@@ -232,23 +248,14 @@ async def pgbouncer(root: Path, target: Connect) -> AsyncIterator[Connect]:
         "ignore_startup_parameters = extra_float_digits,options,search_path,statement_timeout,lock_timeout,idle_session_timeout,"
         "idle_in_transaction_session_timeout,transaction_timeout,client_connection_check_interval,row_security,jit\n"
     )
-    who = {}
-    if os.geteuid() == 0:  # it refuses to run as root; pytest's own folders are closed to others
-        nobody = pwd.getpwnam("nobody")
-        who = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": ()}
-    process = await asyncio.create_subprocess_exec(  # noqa: TID251  a test starts a pooler as an operator would
-        PGBOUNCER, str(folder / "pgbouncer.ini"), stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL, **who
-    )  # type: ignore[call-overload]
-    try:
-        through = target.model_copy(update={"host": "127.0.0.1", "port": port})
-        async with asyncio.timeout(30):
-            while not await asyncio.to_thread(_answers, through):
-                assert process.returncode is None, "pgbouncer did not start"
-                await asyncio.sleep(0.05)
+    # It refuses to run as root.
+    nobody = pwd.getpwnam("nobody") if os.geteuid() == 0 else None
+    uid, gid = (nobody.pw_uid, nobody.pw_gid) if nobody else (None, None)
+    through = target.model_copy(update={"host": "127.0.0.1", "port": port})
+    async with start([PGBOUNCER, str(folder / "pgbouncer.ini")], env=inherited(), user=uid, group=gid), asyncio.timeout(30):
+        while not await asyncio.to_thread(_answers, through):  # noqa: ASYNC110  a condition of another process
+            await asyncio.sleep(0.05)
         yield through
-    finally:
-        process.terminate()
-        await process.wait()
 
 
 def _answers(connect: Connect) -> bool:
@@ -259,12 +266,16 @@ def _answers(connect: Connect) -> bool:
     return True
 
 
-@pytest.mark.skipif(PGBOUNCER is None, reason="pgbouncer is not installed here; a stand-in is refused in test_refusals.py")
-async def test_a_real_pooler_in_transaction_mode_is_refused(lab: Lab, tmp_path_factory: Any) -> None:
-    import tempfile
-
+def open_folder() -> Path:
+    """Which a user without rights may enter; pytest's own are closed."""
     root = Path(tempfile.mkdtemp(prefix="backout-pooler-"))
     root.chmod(0o755)
+    return root
+
+
+@pytest.mark.skipif(PGBOUNCER is None, reason="pgbouncer is not installed here; a stand-in is refused in test_refusals.py")
+async def test_a_real_pooler_in_transaction_mode_is_refused(lab: Lab) -> None:
+    root = open_folder()
     try:
         async with pgbouncer(root, lab.own) as through:
             said = await lab.refused("transaction_pooler", database=through, admin=lab.own)

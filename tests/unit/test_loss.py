@@ -21,7 +21,7 @@ def found(body: str) -> list[tuple[str, str]]:
 
 
 def named(kind: str, certain: bool = True) -> Loss:
-    return Loss(kind=kind, name="x", revision="1", certain=certain)  # type: ignore[arg-type]
+    return Loss(kind=kind, name="x", revision="1", certain=certain)
 
 
 @pytest.mark.parametrize(

@@ -37,10 +37,23 @@ def view(text: str = "plain words", state: State = State.SUCCEEDED, **changes: A
     )  # fmt: skip
     sentence = {
         "by": text, "reason": text, "rev": text, "severity": "high", "text": text, "why": text, "message": text, "step": "downgrade",
-        "attempt": 1, "seconds": 1.5, "summary": text, "code": text, "what": [text, text], "roles": [text], "people": [text], "until": text,
+        "attempt": 1, "seconds": 1.5, "summary": text, "code": text, "what": [text, text], "roles": [text], "people": [text],
         "role": text, "action": text, "decision": text, "state": "succeeded", "from": text, "to": text, "loss_class": "high",
+        "until": NOON.isoformat(),
     }  # fmt: skip
-    kinds = ("requested", "planned", "refused", "voided", "asked", "approved", "withdrawn", "rejected", "cancel_requested", "denied", "escalated")
+    kinds: tuple[str, ...] = (
+        "requested",
+        "planned",
+        "refused",
+        "voided",
+        "asked",
+        "approved",
+        "withdrawn",
+        "rejected",
+        "cancel_requested",
+        "denied",
+        "escalated",
+    )
     kinds += ("decided", "decision_needed", "step_started", "step_done", "step_failed", "step_unknown", "interrupted", "note", "ended", text)
     facts = {
         "file": {"path": text, "size": 10, "sha256": "f" * 64}, "statements": [{"ms": 1.0, "sql": text}], "sqlstate": text, "where": text,
@@ -196,3 +209,9 @@ def test_presses_that_were_denied_are_counted() -> None:
     page = markdown(slack_parts.view(State.REJECTED, events=[denied, denied]))
     assert "2 presses by people who may not" in page
     assert "U0BYSTANDER was denied (approve): no role" in page
+
+
+def test_a_statement_whose_end_nobody_saw_is_told_as_such() -> None:
+    facts = {"statements": [{"ms": 12.0, "sql": "drop table a"}, {"ms": None, "sql": "select pg_sleep(120)"}, {"sql": "drop table b"}]}
+    page = markdown(slack_parts.view(State.FAILED, attempts=(attempt("downgrade", "unknown", facts),)))  # type: ignore[arg-type]
+    assert "- 0.0 s: `drop table a`\n- did not end: `select pg_sleep(120)`\n- did not end: `drop table b`\n" in page

@@ -23,7 +23,7 @@ TWO_BASES: Edges = {"a1": (), "b1": (), "m2": ("a1", "b1"), "a3": ("m2",)}
 def history(edges: Edges, *current: str, depends: Edges | None = None, **kinds: str) -> History:
     """`kinds`: what downgrade() of a revision is; real where nothing is said."""
     revisions = [
-        Revision(revision=one, down=down, depends_on=(depends or {}).get(one, ()), downgrade=kinds.get(one, "real"))  # type: ignore[arg-type]
+        Revision(revision=one, down=down, depends_on=(depends or {}).get(one, ()), downgrade=kinds.get(one, "real"))
         for one, down in reversed(edges.items())
     ]
     return History(revisions=tuple(revisions), heads=(), bases=(), current=current)

@@ -23,7 +23,7 @@ def rows(*values: Any) -> Answer:
     return Answer(columns=("id",), rows=tuple((value,) for value in values))
 
 
-def verdict(expect: Any, value: Any) -> bool | None:
+def verdict(expect: Any, value: Any) -> Any:
     return judge("orders", expect, True, None, one(value), stopped=True)["ok"]
 
 

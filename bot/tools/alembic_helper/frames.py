@@ -118,9 +118,9 @@ class Pump(threading.Thread):
 
     def close(self, wait: float) -> None:
         """Pass on what is still in the pipe. A child may hold it open: `wait` is the longest."""
-        with suppress(ValueError, OSError):
-            sys.stdout.flush()
-            sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(ValueError, OSError, AttributeError):  # user code may have closed it, or put None there
+                stream.flush()
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, 1)
         os.dup2(nowhere, 2)
