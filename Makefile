@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+BROWSER := $(VENV)/.browser
 
 .PHONY: demo test test-browser screenshots lint lock clean
 
@@ -12,10 +13,10 @@ demo: $(STAMP)  ## watch a whole rollback on a throwaway shop
 test: $(STAMP)  ## everything that needs no root, Docker or Slack
 	$(BIN)/pytest -n 2
 
-test-browser: $(STAMP)  ## the demo's page in Debian's Chromium, and the bot in a Slack written by others
+test-browser: $(BROWSER)  ## the demo's page in Debian's Chromium, and the bot in a Slack written by others
 	tests/browser/alone $(BIN)/pytest -rs tests/browser
 
-screenshots: $(STAMP)  ## draws docs/images anew, from the demo's page
+screenshots: $(BROWSER)  ## draws docs/images anew, from the demo's page
 	tests/browser/alone $(BIN)/python -m tests.browser.screenshots
 
 lint: $(STAMP)
@@ -30,9 +31,14 @@ $(STAMP): requirements-dev.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
 
-lock:  ## needs uv; writes both lock files with hashes, for every supported Python
+$(BROWSER): requirements-browser.lock $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-browser.lock
+	touch $@
+
+lock:  ## needs uv; writes the lock files with hashes, for every supported Python
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-annotate -o requirements.lock pyproject.toml
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-annotate --group dev -o requirements-dev.lock pyproject.toml
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-annotate -c requirements-dev.lock --group browser -o requirements-browser.lock
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) tests/browser/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -19,17 +19,8 @@ _SHOWN_BOXES = 20
 def card(view: View, seq: int | None = None) -> Message:
     """The whole card as it should stand now; the same view and seq give the same bytes. `seq` (default: the journal's) goes into the metadata."""
     run = view.run
-    blocks = [
-        header(f"{run.target}: {story.way(run)} · {story.STATES[run.state]}"),
-        section(_SENTENCES[run.state](view)),
-        *_remarks(view),
-        *_plan(view),
-        *_seats(view),
-        context(story.asking(run)),
-        *_advice(view),
-        *_ticks(view),
-        *_buttons(view),
-    ]
+    head = [header(f"{run.target}: {story.way(run)} · {story.STATES[run.state]}"), section(_SENTENCES[run.state](view))]
+    blocks = [*head, *(block for part in _ORDER.get(run.state, _ENDED) for block in part(view))]
     text = f"{safe(run.target, 60)}: {safe(run.from_ or '?', 60)} -> {safe(run.to, 60)} · {run.state} · {run.id}"
     return Message(text=text, blocks=within_limits(blocks), metadata=_metadata(view, view.run.seq if seq is None else seq))
 
@@ -140,26 +131,31 @@ _SENTENCES: Mapping[State, Callable[[View], str]] = {
 
 def _remarks(view: View) -> list[Block]:
     remarks = view.run.plan.remarks if view.run.plan else ()
-    if not remarks or view.run.state in ENDS:
+    if not remarks:
         return []
     return [section("*Know before you decide*\n" + listing((f"• {safe(each, 300)}" for each in remarks), ROOM))]
 
 
-def _plan(view: View) -> list[Block]:
+def _what(view: View) -> list[Block]:
     plan = view.run.plan
     if plan is None:
         return []
     lost = listing(story.loss_lines(plan), ROOM) or "Reading the scripts found nothing."
-    blocks = [
-        section(f"*Undone, newest first*\n{listing(story.undone_lines(plan), ROOM)}"),
-        section(f"*Destroyed (loss class {plan.loss_class})*\n{lost}"),
+    downgrade = view.run.last_attempt("downgrade")
+    undone, destroyed = ("Undone", "Destroyed") if downgrade and downgrade.state == "done" else ("Would be undone", "Would be destroyed")
+    return [
+        section(f"*{undone}, newest first*\n{listing(story.undone_lines(plan), ROOM)}"),
+        section(f"*{destroyed} (loss class {plan.loss_class})*\n{lost}"),
     ]
-    if view.steps:
-        done = listing((story.step_line(step) for step in view.steps), 2 * ROOM - 600)
-        blocks.append(section(f"*Steps ({plan.strategy})*\n{done}"))
-    if view.run.state not in ENDS:
-        blocks.append(context(story.expected(plan)))
-    return blocks
+
+
+def _steps(view: View) -> list[Block]:
+    plan = view.run.plan
+    if plan is None or not view.steps:
+        return []
+    done = listing((story.step_line(step, short=view.run.state is State.NEEDS_DECISION) for step in view.steps), 2 * ROOM - 600)
+    expected = [] if view.run.state in ENDS else [context(story.expected(plan))]
+    return [section(f"*Steps ({plan.strategy})*\n{done}"), *expected]
 
 
 def plan_is_cut(view: View) -> bool:
@@ -175,6 +171,10 @@ def _seats(view: View) -> list[Block]:
     return [section(f"*Approvals{until}*\n{listing((story.seat_line(seat) for seat in view.seats), ROOM)}")]
 
 
+def _asking(view: View) -> list[Block]:
+    return [context(story.asking(view.run))]
+
+
 def _advice(view: View) -> list[Block]:
     return [context(f"Advice: {safe(view.advice, 300)}")] if view.advice and view.run.state not in ENDS else []
 
@@ -183,8 +183,6 @@ def _advice(view: View) -> list[Block]:
 
 
 def _ticks(view: View) -> list[Block]:
-    if view.run.state in ENDS:
-        return []
     questions = _boxes(view, "Reasons not to roll back: tick what was considered", view.questions, "q")
     return questions + _boxes(view, "Checklist", view.checklist, "c")
 
@@ -209,6 +207,16 @@ def _buttons(view: View) -> list[Block]:
     elements = [button(label, label.lower(), value, style=_STYLES.get(label), confirm=_confirm(view, label)) for label in _labels(view)]
     return [{"type": "actions", "block_id": f"backout:{run.id}", "elements": elements}] if elements else []
 
+
+#: What a person needs first stands first; what is only looked up stands below the buttons.
+_ORDER: Mapping[State, Sequence[Callable[[View], list[Block]]]] = {
+    State.PLANNING: (_asking, _buttons),
+    State.REHEARSING: (_remarks, _what, _asking, _buttons, _steps, _ticks),
+    State.AWAITING_APPROVAL: (_remarks, _what, _seats, _asking, _advice, _buttons, _steps, _ticks),
+    State.RUNNING: (_steps, _buttons, _seats, _asking, _what),
+    State.NEEDS_DECISION: (_buttons, _steps, _seats, _asking, _what),
+}
+_ENDED = (_steps, _seats, _asking, _what)
 
 _STYLES = {"Approve": "primary", "Reject": "danger", "Restore": "danger"}
 

@@ -51,7 +51,7 @@ def way(run: Run) -> str:
 
 def destroys(loss: Loss) -> str:
     certain, perhaps = _DESTROYS[loss.kind]
-    return f"{certain if loss.certain else perhaps} {code(loss.name)} (undoing {code(loss.revision, 40)})"
+    return f"{certain if loss.certain else perhaps} {code(loss.name)}"
 
 
 def losses(plan: Plan, limit: int = 2) -> str:
@@ -59,7 +59,7 @@ def losses(plan: Plan, limit: int = 2) -> str:
     if not plan.loss:
         return "Reading the scripts found nothing that it destroys."
     worst = sorted(plan.loss, key=lambda loss: _WORST.index(loss.kind))
-    told = [destroys(loss).partition(" (")[0] for loss in worst[:limit]]
+    told = [destroys(loss) for loss in worst[:limit]]
     more = f" and {len(plan.loss) - limit} more" if len(plan.loss) > limit else ""
     said = ", ".join(told) + more
     return f"It {said}."
@@ -75,7 +75,8 @@ def _day(date: str | None) -> str:
 
 
 def loss_lines(plan: Plan) -> list[str]:
-    return [f"• {destroys(loss)}" for loss in plan.loss]
+    several = len(plan.undone) > 1
+    return [f"• {destroys(loss)}{f' (undoing {code(loss.revision, 40)})' if several else ''}" for loss in plan.loss]
 
 
 def seat_line(seat: SeatView) -> str:
@@ -88,11 +89,11 @@ def open_seats(view: View) -> list[SeatView]:
     return [seat for seat in view.seats if seat.by is None]
 
 
-def step_line(step: StepView) -> str:
-    """A step with its state, its time and what it said last."""
+def step_line(step: StepView, *, short: bool = False) -> str:
+    """A step with its state, its time and what it said last; `short`: not why it failed, which stands elsewhere."""
     again = f", attempt {step.attempt}" if step.attempt > 1 else ""
     took = f" · {span(step.seconds)}" if step.seconds is not None else ""
-    said = step.progress if step.state == "intended" else step.summary
+    said = step.progress if step.state == "intended" else "" if short and step.state in {"failed", "unknown"} else step.summary
     return f"{_MARKS.get(step.state, '·')} {safe(step.says, 120)}{again}{took}{f': {safe(said, 160)}' if said else ''}"
 
 

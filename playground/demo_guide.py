@@ -23,14 +23,12 @@ _ALSO = "Somebody also left a nightly export open. It reads `orders` and will no
 
 _HINTS: dict[str, str] = {
     "awaiting_approval": (
-        "The card waits for a DBA. Choose *Dana* under “Act as”, read the card, press *Approve*. "
-        "Or be *Sam* first and press it: he may not. *Reject* ends it another way."
+        "The card waits for a DBA. “Act as” *Dana*, read it, press *Approve*. Or be *Sam* first: he may not. *Reject* ends it another way."
     ),
-    "running": "It runs. Open the card's thread to watch; what you write there becomes a note in the report. This is a good moment to kill the bot.",
+    "running": "It runs. The card's thread tells it all; what you write there goes into the report. A good moment to *Kill the bot*.",
     "needs_decision": (
-        "The downgrade did not get its lock, and Backout did not try again by itself. The thread names who held it. "
-        "Press *End the export* beside the channel, then be *Dana* and press *Retry*. "
-        "Or retry without that: a second failure calls the next in line. *Leave* gives up."
+        "The downgrade did not get its lock, and nothing was changed; the thread names who held it. "
+        "Under Demo press *End the export*, then as *Dana* press *Retry*. Without that, a second failure calls the next in line. *Leave* gives up."
     ),
     "succeeded": (
         "*Checkout works again.* The report is the last message of the card's thread: open its file. "

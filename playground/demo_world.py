@@ -14,14 +14,16 @@ import aiohttp
 import psycopg
 
 from playground.demo_guide import BLOCKED, INCIDENTS, WORKS, Guide
-from playground.demo_stage import CHANNEL, PATIENCE, ROLES, DemoFailed, StartPostgres, end_bot, folder, log_end, populated, shop_database, start_bot
+from playground.demo_stage import CHANNEL, ROLES, DemoFailed, Stage, StartPostgres, end_bot, folder, log_end, populated, shop_database, start_bot
 from playground.shop import backout_yml, fill, serving
+from playground.slack import SlackStandIn
 from playground.slack.model import Json, NotPossible
 
 _LOOK = 2.0  # seconds between two looks at the shop's health
 _HEALTH = aiohttp.ClientTimeout(total=3.0)
 _FILLED = "shop_filled"
 _EXPORT = "nightly-export"
+_PREPARED = "journal_prepared"
 _UNKNOWN = (False, "not looked at yet")
 
 
@@ -41,6 +43,7 @@ class World:
         self._bot: asyncio.subprocess.Process | None = None
         self._killed = False
         self._health: tuple[bool, str] = _UNKNOWN
+        self._empty = "template1"
         self._export: psycopg.AsyncConnection | None = None
         self._doing = asyncio.Lock()
 
@@ -96,8 +99,11 @@ class World:
             self.turn += 1
             before.changed()
             await before.stop()
-            await self._renew()
-            await self._start()
+            try:
+                await self._renew()
+                await self._start()
+            except (psycopg.Error, OSError) as error:
+                raise NotPossible(f"the shop could not be made anew ({error}); press Reset again") from error
 
     # -------------------------------------------------------------- life
 
@@ -105,16 +111,15 @@ class World:
         """Raises DemoFailed when the bot does not come up."""
         await self.slack.start()
         await self._renew()
-        await self._start()
-        async with asyncio.timeout(PATIENCE):
-            while not self.slack.sockets:
-                if not self._running():
-                    raise DemoFailed(f"The bot did not start. The end of its log:\n{log_end(self._home) or '(it is empty)'}")
-                await self.slack.until_changed(self.slack.changes)
+        bot = await self._start()
+        try:
+            await self._connected(bot, self.slack)
+        except DemoFailed as error:
+            raise DemoFailed(f"{error}\n\nThe end of the bot's log:\n{log_end(self._home) or '(it is empty)'}") from error
 
     async def follow(self) -> None:
         """Guide people and look at the shop, until cancelled."""
-        await asyncio.gather(self._guided(), self._looking())
+        await asyncio.gather(self._guided(), self._looking(), self._prepare())
 
     async def end(self) -> None:
         if self._bot is not None:
@@ -127,6 +132,20 @@ class World:
             slack, seen = self.slack, self.slack.changes
             self._guide.catch_up(alive=slack.sockets > 0, killed=self._killed and not self._running())
             await slack.until_changed(seen)
+
+    async def _prepare(self) -> None:
+        """Let a bot make its tables in an empty database once, so that a reset only copies them."""
+        async with await psycopg.AsyncConnection.connect(self._journal, autocommit=True) as session:
+            await session.execute(f"CREATE DATABASE {_PREPARED}")
+        async with populated() as slack:
+            spare = await start_bot(self._home, slack, self._database, journal=self._journal_of(_PREPARED))
+            try:
+                await self._connected(spare, slack)
+            except DemoFailed:
+                return  # resets take a second longer, then
+            finally:
+                await end_bot(spare)
+        self._empty = _PREPARED
 
     async def _looking(self) -> None:
         """Ask the shop whether it sells."""
@@ -145,10 +164,15 @@ class World:
         async with self._doing:
             yield
 
-    async def _start(self) -> None:
-        self._bot = await start_bot(self._home, self.slack, self._database, journal=self._journal_url())
-        self._watching = asyncio.create_task(self._watch(self._bot))
+    async def _start(self) -> asyncio.subprocess.Process:
+        bot = self._bot = await start_bot(self._home, self.slack, self._database, journal=self._journal_of(f"journal_{self.turn}"))
+        self._watching = asyncio.create_task(self._watch(bot))
         self._changed()
+        return bot
+
+    async def _connected(self, bot: asyncio.subprocess.Process, slack: SlackStandIn) -> None:
+        """Raises DemoFailed when the bot ends instead."""
+        await Stage(slack, self._shop, bot).until(lambda: slack.sockets, "it was connected to Slack")
 
     async def _watch(self, bot: asyncio.subprocess.Process) -> None:
         await bot.wait()
@@ -166,8 +190,8 @@ class World:
             with suppress(psycopg.Error):
                 await export.close()
 
-    def _journal_url(self) -> str:
-        return urlsplit(self._journal)._replace(path=f"/journal_{self.turn}").geturl()
+    def _journal_of(self, name: str) -> str:
+        return urlsplit(self._journal)._replace(path=f"/{name}").geturl()
 
     async def _renew(self) -> None:
         """The shop as it stood on the evening of the incident, an empty database for the bot, and what stands in the way, if anything."""
@@ -176,8 +200,7 @@ class World:
             await session.execute("DROP DATABASE IF EXISTS shop WITH (FORCE)")
             await session.execute(f"CREATE DATABASE shop OWNER shop TEMPLATE {_FILLED}")
         async with await psycopg.AsyncConnection.connect(self._journal, autocommit=True) as session:
-            await session.execute(f"DROP DATABASE IF EXISTS journal_{self.turn - 1} WITH (FORCE)" if self.turn else "SELECT")
-            await session.execute(f"CREATE DATABASE journal_{self.turn}")
+            await session.execute(f"CREATE DATABASE journal_{self.turn} TEMPLATE {self._empty}")
         if self._incident == BLOCKED:
             self._export = await _exporting(self._database)
 

@@ -16,10 +16,10 @@ _POSTS = ("chat.postMessage", "chat.update")
 
 
 async def act(scene: Scene, name: str, me: str, args: Mapping[str, Any]) -> str | None:
-    """Returns a sentence for `me` when it did not go through, else None. Raises NotPossible, LookupError for an unknown action."""
+    """Do one of ACTIONS. Returns what `me` should be told, if anything. Raises NotPossible."""
     if me not in scene.roles:
         raise NotPossible(f"nobody here is {me}")
-    return await _ACTIONS[name](scene, me, args)
+    return await ACTIONS[name](scene, me, args)
 
 
 async def _send(scene: Scene, me: str, args: Mapping[str, Any]) -> str | None:
@@ -112,7 +112,7 @@ async def _unblock(scene: Scene, me: str, args: Mapping[str, Any]) -> str | None
     return None
 
 
-_ACTIONS: Mapping[str, Action] = {
+ACTIONS: Mapping[str, Action] = {
     "send": _send, "press": _press, "tick": _tick, "submit": _submit, "close": _close, "trouble": _trouble,
     "kill": _kill, "start": _start, "reset": _reset, "unblock": _unblock,
 }  # fmt: skip

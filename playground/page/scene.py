@@ -53,7 +53,7 @@ def seen_by(scene: Scene, me: str) -> Json:
         "command": scene.command,
         "people": [{"id": user, "name": slack.users[user].name, "role": role} for user, role in scene.roles.items()],
         "names": slack.names(),
-        "bot": slack.bot_user,
+        "app": slack.bot_user,
         "channel": {"id": scene.channel, "name": slack.channels[scene.channel].name},
         "messages": [_message(each) for each in _of((slack.channels[scene.channel],))],
         "ephemerals": [_message(each) for each in slack.ephemerals(me) if each["channel"] == scene.channel],

@@ -16,7 +16,7 @@ from typing import Any
 
 from aiohttp import web
 
-from playground.page.actions import act, problem
+from playground.page.actions import ACTIONS, act, problem
 from playground.page.scene import Scene, mark, seen_by
 from playground.slack.model import NotPossible
 
@@ -161,13 +161,14 @@ class Page:
         """JSON {as, ...} -> {ok, said}: `said` is for the person who did it."""
         if request.content_type != "application/json":
             return web.Response(status=415, text="Send JSON.")
+        name = request.match_info["action"]
+        if name not in ACTIONS:
+            return web.Response(status=404, text="There is no such action.")
         args = await _object(request)
         if args is None:
             return web.Response(status=400, text="Send a JSON object.")
         try:
-            said = await act(self._scene, request.match_info["action"], str(args.get("as")), args)
-        except KeyError:
-            return web.Response(status=404, text="There is no such action.")
+            said = await act(self._scene, name, str(args.get("as")), args)
         except NotPossible as error:
             return web.json_response(problem(error))
         return web.json_response({"ok": said is None, "said": said})

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
-from playwright.async_api import Browser
+import socket
 
-from tests.browser.workspace import demo, opened
+import pytest
+from playwright.async_api import Browser, expect
+
+from tests.browser.workspace import WITHIN, demo, opened
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -16,6 +18,18 @@ async def test_ctrl_c_in_mid_run_ends_it_and_leaves_nothing_behind(browser: Brow
         await workspace.card("awaiting_approval")
         await workspace.press("approve", "U0DBA")
         await workspace.card("running", "succeeded")
-        assert await running.end() in {0, 130}
+        assert await running.end() == 130
+        await expect(workspace.page.get_by_role("alert").filter(has_text="does not answer")).to_be_visible(timeout=WITHIN)
         assert "Traceback" not in running.output
         assert running.left() == []
+
+
+async def test_a_port_that_is_taken_is_named_and_another_one_is_used(browser: Browser) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        async with demo(port) as running:
+            address = await running.address()
+            assert f"Port {port} is taken" in running.output
+            assert f":{port}/" not in address
+            async with opened(browser, address) as workspace:
+                await expect(workspace.messages("message").first).to_contain_text("Checkout is down", timeout=WITHIN)

@@ -46,10 +46,6 @@ async def alone(browser: Browser) -> AsyncIterator[Alone]:
         yield Alone(scene, page, address)
 
 
-async def ran(page: Workspace) -> bool:
-    return bool(await page.page.evaluate("'ran' in window"))
-
-
 @pytest.mark.parametrize("text", HOSTILE)
 async def test_hostile_text_runs_nothing_wherever_it_stands(alone: Alone, text: str) -> None:
     scene, page = alone.scene, alone.page
@@ -71,7 +67,7 @@ async def test_hostile_text_runs_nothing_wherever_it_stands(alone: Alone, text: 
     await page.part("thread").get_by_test_id("file").click()
     await expect(page.part("document").locator("h1")).to_be_visible()
 
-    assert not await ran(page)
+    assert not await page.ran()
     active = ":is(a, img, script, iframe, object, embed, svg)"
     for place in await page.page.locator(f"[data-testid=message] {active}, dialog {active}").all():
         assert await place.evaluate("each => each.tagName") == "A"
@@ -91,7 +87,7 @@ async def test_the_pages_policy_stops_what_its_drawing_would_let_through(alone: 
         ('<iframe src="http://example.com"></iframe>', "frame-src"),
     ]:
         assert await page.page.evaluate(drawn, text) == stopped
-    assert not await ran(page)
+    assert not await page.ran()
     assert page.trouble, "and every test would have noticed"
     page.trouble.clear()
 
@@ -100,7 +96,7 @@ async def test_text_that_people_type_is_shown_as_they_typed_it(alone: Alone) -> 
     for text in ["<script>window.ran = 1</script>", "a & b < c > d", "1 * 2 * 3", "<!channel>"]:
         await alone.page.write(text, "U0DEV")
         await expect(alone.page.messages("message").last).to_contain_text(text)
-    assert not await ran(alone.page)
+    assert not await alone.page.ran()
 
 
 async def test_two_hundred_messages_are_all_there_and_the_newest_is_seen(alone: Alone) -> None:

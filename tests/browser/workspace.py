@@ -14,12 +14,12 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Dialog, Locator, Page, Request, WebSocket, expect
+from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Dialog, Locator, Page, Request, ViewportSize, WebSocket, expect
 
 ROOT = Path(__file__).parents[2]
 CHROMIUM = Path("/usr/bin/chromium")
 FLAGS = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
-WIDE, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
+WIDE, PHONE = ViewportSize(width=1280, height=800), ViewportSize(width=390, height=844)
 WITHIN = 60_000  # ms; generous, a condition is waited for
 _ASKED = {"approve", "leave", "restore"}  # a dialog stands between the press and what it does
 _ADDRESS = re.compile(r"http://(?:127\.0\.0\.1|localhost):\d+\S*")
@@ -67,12 +67,12 @@ class Demo:
 
 
 @asynccontextmanager
-async def demo() -> AsyncIterator[Demo]:
+async def demo(port: int = 0) -> AsyncIterator[Demo]:
     """Start it with a HOME and a TMPDIR that are empty; ended and removed however the story ends."""
     home, place = _empty("home"), _empty("tmp")
     env = {"PATH": os.environ["PATH"], "HOME": str(home), "TMPDIR": str(place)}  # noqa: TID251  as a shell would
     process = await asyncio.create_subprocess_exec(  # noqa: TID251  a test starts the demo as a shell would
-        sys.executable, "-m", "bot", "demo", "--port", "0", env=env, cwd=ROOT, stdin=asyncio.subprocess.DEVNULL,
+        sys.executable, "-m", "bot", "demo", "--port", str(port), env=env, cwd=ROOT, stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, start_new_session=True,
     )  # fmt: skip
     running = Demo(process, place, home)
@@ -153,7 +153,8 @@ class Workspace:
         await self.part("incident").select_option(incident)
         async with self.page.expect_response("**/do/reset") as answer:
             await self.part("reset").click()
-        assert (await (await answer.value).json())["ok"]
+        said = await (await answer.value).json()
+        assert said["ok"], said
         await expect(self.cards).to_have_count(0)
         await expect(self.part("bot-status")).to_have_attribute("data-ready", "true", timeout=WITHIN)
 
@@ -211,12 +212,20 @@ class Workspace:
         file = thread.locator(f'[data-testid="file"][data-name^="{name}"]').last
         await expect(file).to_be_visible(timeout=WITHIN)
         await file.click()
-        await expect(self.part("document")).to_be_visible()
+        await expect(self.part("document").locator("article :is(h1, pre)").first).to_be_visible()
         return await self.part("document").inner_text()
 
     async def close_document(self) -> None:
         await self.part("document-close").click()
         await expect(self.part("document")).to_be_hidden()
+
+    async def shop_is(self, *, healthy: bool) -> None:
+        """What the demo sees when it asks the shop."""
+        await expect(self.part("shop")).to_have_attribute("data-healthy", str(healthy).lower(), timeout=WITHIN)
+
+    async def ran(self) -> bool:
+        """Whether hostile text did what it tries: to set `ran` in the window."""
+        return bool(await self.page.evaluate("'ran' in window"))
 
     async def overflow(self) -> int:
         """By how many pixels the page is wider than its window."""

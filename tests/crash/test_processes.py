@@ -74,12 +74,20 @@ async def test_a_bot_that_is_asked_to_leave_ends_its_step_and_the_run_goes_on_at
         bot.process.send_signal(signal.SIGTERM)
         await bot.until(lambda: not _listens(bot), what="leaving")
         assert bot.process.returncode is None
-    assert await bot.process.wait() == 0
+    assert await _ended(bot) == 0
     assert [each["state"] for each in attempts(bot, "downgrade")] == ["done"]
     assert attempts(bot, "verify") == []
     await bot.start()
     await succeeded_once(bot)
     assert bot.events("interrupted") == []
+
+
+async def _ended(bot: Bot) -> int | None:
+    """The exit code of the bot, which ends by itself."""
+    process = bot.process
+    assert process is not None
+    await bot.until(lambda: process.returncode is not None, what="ended")
+    return process.returncode
 
 
 def _listens(bot: Bot) -> bool:
@@ -102,8 +110,7 @@ async def test_a_bot_whose_journal_is_restarted_ends_and_the_next_one_goes_on(ma
             os.kill(server, signal.SIGINT)
             await bot.until(lambda: not alive(server), what="rid of its journal")
             assert await journal.start() == bot.journal
-            assert bot.process is not None
-            assert await bot.process.wait() == 1
+            assert await _ended(bot) == 1
             await bot.start()
             await waits_for_a_lock(bot, "downgrade", attempt=2)
         await succeeded_once(bot, begun=2)

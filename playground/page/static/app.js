@@ -1,5 +1,5 @@
 // The page: fetches what the acting person sees whenever something changed, draws it, and sends what they do.
-import { make, stickingToEnd, sync } from "./dom.js";
+import { make, stickToEnd, sync } from "./dom.js";
 import { confirmed, showFile, showView } from "./dialogs.js";
 import { drawControls, listenToControls } from "./controls.js";
 import { messageItem, parentItem } from "./messages.js";
@@ -95,9 +95,11 @@ function openThread(ts) {
   thread = ts;
   kept.set("thread", ts ?? "");
   draw(page.state);
-  find("thread-composer").focus({ preventScroll: true });
-  find("replies").scrollTop = find("replies").scrollHeight;
+  // On a phone the keyboard would cover what is to be read.
+  find(isNarrow() ? "replies" : "thread-composer").focus({ preventScroll: true });
 }
+
+const isNarrow = () => matchMedia("(max-width: 800px)").matches;
 
 function goTo(where) {
   place = where;
@@ -109,7 +111,7 @@ function goTo(where) {
 // A link to a message of this workspace.
 function openMessage(channel, ts) {
   goTo("channel");
-  if (matchMedia("(max-width: 800px)").matches) closeThread();
+  if (isNarrow()) closeThread();
   const node = [...find("list").children].find((one) => one.dataset.ts === ts);
   if (!node) return notice("That message is not in this channel any more.");
   node.scrollIntoView({ block: "start" });
@@ -146,6 +148,7 @@ function composer(form, area, inThread) {
 function draw(state) {
   const before = page.state;
   page.state = state;
+  document.body.dataset.turn = state.turn;
   me = state.me;
   page.look = { names: state.names, me, open: openMessage };
   if (before && before.turn !== state.turn) forget();
@@ -154,7 +157,6 @@ function draw(state) {
   drawLists(state);
   drawThread(state);
   showView(state.views[0], page.look, act);
-  if (before === null) find("list").scrollTop = find("list").scrollHeight;
 }
 
 function forget() {
@@ -183,9 +185,9 @@ function drawLists(state) {
   const tops = state.messages.filter((one) => !isReply(one)).map((one) => [one, "message"]);
   const own = state.ephemerals.filter((one) => !isReply(one)).map((one) => [one, "ephemeral"]);
   const items = [...tops, ...own].sort(([one], [other]) => byTime(one, other)).map(([one, kind]) => messageItem(one, kind, replies.get(one.ts) ?? [], page));
-  stickingToEnd(find("list"), () => sync(find("list"), items));
+  sync(find("list"), items);
   const direct = state.dms.map((one) => messageItem(one, "dm", [], page));
-  stickingToEnd(find("dm"), () => sync(find("dm"), direct));
+  sync(find("dm"), direct);
   drawPlace(state);
 }
 
@@ -216,7 +218,7 @@ function drawThread(state) {
   const said = state.messages.filter((one) => isReply(one) && one.thread_ts === thread).map((one) => [one, "reply"]);
   const own = state.ephemerals.filter((one) => one.thread_ts === thread).map((one) => [one, "ephemeral"]);
   const items = [...said, ...own].sort(([one], [other]) => byTime(one, other)).map(([one, kind]) => messageItem(one, kind, [], page));
-  stickingToEnd(find("replies"), () => sync(find("replies"), items));
+  sync(find("replies"), items);
 }
 
 function menu(open) {
@@ -238,6 +240,7 @@ find("thread").addEventListener("keydown", (event) => event.key === "Escape" && 
 document.querySelector(".menu").addEventListener("click", () => menu(!document.body.classList.contains("menu-open")));
 composer(find("write"), find("composer"), false);
 composer(find("thread-write"), find("thread-composer"), true);
+for (const list of ["list", "dm", "replies"]) stickToEnd(find(list));
 listenToControls(page, () => menu(false));
 load();
 listen();

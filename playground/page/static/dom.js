@@ -46,17 +46,21 @@ function keepingFocus(old, fresh, change) {
   }
 }
 
-// A list that shows its end goes on showing it.
-export function stickingToEnd(list, change) {
-  const atEnd = list.scrollHeight - list.scrollTop - list.clientHeight < 80;
-  change();
-  if (atEnd) list.scrollTop = list.scrollHeight;
+// A list that shows its end goes on showing it, when something is added and when its room changes.
+export function stickToEnd(list) {
+  let atEnd = true;
+  const keep = () => {
+    if (atEnd) list.scrollTop = list.scrollHeight;
+  };
+  list.addEventListener("scroll", () => {
+    atEnd = list.scrollHeight - list.scrollTop - list.clientHeight < 60;
+  });
+  new ResizeObserver(keep).observe(list);
+  new MutationObserver(keep).observe(list, { childList: true, subtree: true });
 }
 
-const zone = undefined;
-
 export function clock(seconds) {
-  return new Date(seconds * 1000).toLocaleTimeString(zone, { hour: "numeric", minute: "2-digit" });
+  return new Date(seconds * 1000).toLocaleTimeString(undefined, { hour: "numeric", minute: "2-digit" });
 }
 
 export function initials(name) {

@@ -16,7 +16,7 @@ export function messageItem(message, kind, replies, page) {
 function drawMessage(message, kind, replies, page) {
   const { state } = page;
   const name = state.names[message.user] ?? message.user;
-  const app = message.user === state.bot;
+  const app = message.user === state.app;
   return make(
     "li",
     { class: `message ${kind}`, "data-testid": "message", "data-ts": message.ts, "data-user": message.user, "data-kind": kind },
@@ -34,7 +34,7 @@ function drawMessage(message, kind, replies, page) {
 }
 
 function badge(message, state) {
-  if (message.user === state.bot) return make("span", { class: "badge" }, "APP");
+  if (message.user === state.app) return make("span", { class: "badge" }, "APP");
   const role = state.people.find((one) => one.id === message.user)?.role;
   return role ? make("span", { class: "faint" }, role) : null;
 }
@@ -67,7 +67,7 @@ function fileLink(file, page) {
 }
 
 function threadLink(message, replies, page) {
-  const told = replies.length === 0 ? "Reply in thread" : `${replies.length} ${replies.length === 1 ? "reply" : "replies"}`;
+  const told = replies.length === 0 ? "Reply" : `${replies.length} ${replies.length === 1 ? "reply" : "replies"}`;
   return make(
     "button",
     {
