@@ -126,7 +126,7 @@ class Slack:
         await self._send(str(place["upload_url"]), data=data)
         await self.call(
             self.client.files_completeUploadExternal, files=[{"id": place["file_id"], "title": name}], channel_id=channel, thread_ts=thread,
-            initial_comment=comment,
+            **({"initial_comment": comment} if comment else {}),
         )  # fmt: skip
 
     async def _respond(self, asker: Asker, text: str) -> bool:

@@ -159,7 +159,7 @@ class Courier:
         if key in had:
             return
         try:
-            await self._slack.upload(channel, ts, name, content, _comment(name, content))
+            await self._slack.upload(channel, ts, name, content, _comment(content))
         except (Declined, Unsure) as error:
             self._failed_uploads[view.run.id, key] = self._failed_uploads.get((view.run.id, key), 0) + 1
             if isinstance(error, Unsure) and self._failed_uploads[view.run.id, key] < _UPLOADS:
@@ -297,10 +297,10 @@ def _plain(message: Message) -> Message:
     return replace(message, blocks=(section(cut(message.text)), *buttons))
 
 
-def _comment(name: str, content: str) -> str:
-    """A document's own title, which holds words of others; a file without one is called by its name."""
+def _comment(content: str) -> str:
+    """A document's own title, which holds words of others; a file without one needs no more than its name, which Slack shows."""
     first = content.partition("\n")[0]
-    return safe(first.removeprefix("# "), 500) if first.startswith("# ") else safe(name, 200)
+    return safe(first.removeprefix("# "), 500) if first.startswith("# ") else ""
 
 
 def _chunks(content: str) -> list[str]:

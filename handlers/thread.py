@@ -182,16 +182,16 @@ def _check(check: Mapping[str, Any]) -> str:
     if check.get("ok") is False and not check.get("blocking", True):
         judged = "warn"
     before, after = str(check.get("before") or "-"), str(check.get("after") or "-")
-    told = f"  {check['says']}" if check.get("says") else ""
-    return f"{judged}  {str(check.get('name', ''))[:40]:<40}  {before[:30]} -> {after[:30]}{told[:120]}"
+    seen = after if before in {"-", after} else f"{before[:30]} -> {after}"
+    told = f" ({check['says']})" if check.get("says") else ""
+    return f"{judged}  {str(check.get('name', ''))[:60]}: {seen[:64]}{told[:140]}"
 
 
 def _session(session: Mapping[str, Any]) -> str:
     age = session.get("age")
-    return (
-        f"pid {session.get('pid')}  {session.get('user') or '?'}  {session.get('application') or '-'}  {session.get('state') or '?'}"
-        f"  {span(float(age)) if age is not None else '?'}  {str(session.get('query') or '')[:120]}"
-    )
+    parts = [f"pid {session.get('pid')}", session.get("user"), session.get("application"), session.get("state")]
+    parts += [span(float(age)) if age is not None else None, str(session.get("query") or "")[:120]]
+    return "  ".join(str(part) for part in parts if part)
 
 
 _SAYS: Mapping[str, Callable[[View, Event], Message | None]] = {

@@ -276,7 +276,8 @@ class AlembicTool:
         told[0] += f": {self._clean(end['message'])} ({self._clean(end['where'])})."
         following = "Look at the error, then retry, restore, or leave it."
         if end["sqlstate"] == _LOCK_TIMEOUT:
-            told.append(f"It waited {_spelled(self.settings.lock_timeout)} for {trace.blockers() or 'a lock that somebody else held'}.")
+            waited = f"waited {_spelled(self.settings.lock_timeout)} for {trace.blockers() or 'a lock that somebody else held'}"
+            told = [f"downgrade() of {end['revision']} {waited}, and gave up (lock timeout, {self._clean(end['where'])})."]
             following = "End that session or wait for it, then retry."
         if trace.facts()["one_transaction"] and not trace.commits:
             told.append("Its one transaction was rolled back.")

@@ -204,7 +204,8 @@ class Hands:
         return found
 
     async def press(self, card: Json, action: str, who: str) -> None:
-        assert await self.do("press", who, ts=card["ts"], block_id=card["blocks"][-1]["block_id"], action_id=action) == {"ok": True, "said": None}
+        block = f"backout:{card['metadata']['event_payload']['run']}"
+        assert await self.do("press", who, ts=card["ts"], block_id=block, action_id=action) == {"ok": True, "said": None}
 
     async def report(self) -> str:
         def shared(now: Json) -> Json | None:
@@ -294,7 +295,7 @@ async def test_ctrl_c_while_it_starts_leaves_nothing(place: Path, tmp_path: Path
     async with demo(place, tmp_path, "--port", "0") as one:
         await one.until("Starting")
         async with asyncio.timeout(60):
-            while not list(place.glob("*/*/data/postmaster.pid")):  # noqa: ASYNC110  another process
+            while not list(place.glob("*/*/data/postmaster.pid")):  # noqa: ASYNC110, ASYNC240  another process
                 await asyncio.sleep(0.02)
         one.process.send_signal(signal.SIGINT)
         assert await one.end() == 130

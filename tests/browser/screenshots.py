@@ -44,7 +44,10 @@ class Camera:
             return
         usual = page.page.viewport_size or WIDE
         await page.page.set_viewport_size(ViewportSize(width=usual["width"], height=4000))  # so that no list cuts it off
-        _keep(await part.screenshot(**_STILL), name)
+        await part.evaluate("each => each.scrollIntoView()")
+        box = await part.bounding_box()  # not the part's own picture: a card that changes meanwhile is another element
+        assert box is not None
+        _keep(await page.page.screenshot(clip=box, **_STILL), name)
         await page.page.set_viewport_size(usual)
 
     async def card(self, state: str) -> None:
@@ -52,6 +55,13 @@ class Camera:
         for page in (self.wide, self.phone):
             await page.card(state)
             await _card(page).evaluate("each => each.scrollIntoView({block: 'start'})")
+
+    async def ended(self, state: str) -> None:
+        """The same once the run's last message is there."""
+        thread = await self.wide.thread()
+        await expect(thread.locator('[data-name^="post-mortem-"]')).to_be_visible(timeout=WITHIN)
+        await self.wide.part("thread-close").click()
+        await self.card(state)
 
 
 _STILL: dict[str, Any] = {"animations": "disabled", "caret": "hide"}
@@ -89,7 +99,7 @@ async def _happy(camera: Camera) -> None:
     await wide.button("approve").click()
     await camera.take(wide, "confirm")
     await wide.part("confirm-yes").click()
-    await camera.card("succeeded")
+    await camera.ended("succeeded")
     await camera.both("succeeded", _card)
     await wide.shop_is(healthy=True)
     for page in (wide, phone):
@@ -117,7 +127,7 @@ async def _blocked(camera: Camera) -> None:
     await camera.card("needs_decision")
     await camera.both("needs-decision", _card)
     await wide.press("leave")
-    await camera.card("failed")
+    await camera.ended("failed")
     await camera.take(wide, "failed", _card(wide))
 
 
@@ -135,7 +145,7 @@ async def _rejected(camera: Camera) -> None:
     await wide.fill(reason="we fix forward")
     await camera.take(wide, "reject")
     await wide.submit()
-    await camera.card("rejected")
+    await camera.ended("rejected")
     await camera.take(wide, "rejected", _card(wide))
 
 

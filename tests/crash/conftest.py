@@ -24,13 +24,13 @@ def gate(tmp_path: Path) -> Gate:
 
 @pytest.fixture
 def make_shop(make_bot: MakeBot, gate: Gate) -> MakeShop:
-    """`await make_shop(downgrade=..., driver=..., start=..., tool={...}, **target)`. If not told otherwise the tool waits a minute for locks."""
+    """`await make_shop(downgrade=..., env=..., start=..., tool={...}, **target)`. If not told otherwise the tool waits a minute for locks."""
 
     async def make(
-        *, downgrade: str = PLAIN, driver: str = "psycopg2", start: bool = True, tool: dict[str, Any] | None = None,
+        *, downgrade: str = PLAIN, env: str | None = None, start: bool = True, tool: dict[str, Any] | None = None,
         **target: Any,
     ) -> Bot:  # fmt: skip
-        bot = await make_bot(start=False, downgrades={"0005": downgrade}, env=gate.env(driver), **target)
+        bot = await make_bot(start=False, downgrades={"0005": downgrade}, env=env or gate.env(), **target)
         bot.config["targets"]["shop"]["tool"] |= {"lock_timeout": "60s", **(tool or {})}
         with psycopg.connect(bot.target.url(), autocommit=True) as session:
             session.execute(COUNTED)

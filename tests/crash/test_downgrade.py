@@ -19,6 +19,7 @@ from tests.crash.world import (
     held,
     in_thread,
     kill,
+    programs,
     sessions,
     succeeded_once,
     waits_for_a_lock,
@@ -136,11 +137,12 @@ async def test_a_downgrade_that_is_killed_in_its_commit_is_done_once(make_shop: 
 
 async def test_an_orphaned_tool_that_was_not_told_to_begin_does_nothing(make_shop: MakeShop, gate: Gate) -> None:
     bot = await make_shop()
-    with gate.closed("downgrade"):
+    with gate.closed("connected"):
         await approved(bot)
-        await gate.reached(bot, "downgrade")
+        await gate.reached(bot, "connected")
         await bot.kill()
-        assert counted(bot) == NEVER
+    await bot.until(lambda: programs(bot) == [], what="ended by itself")
+    assert counted(bot) == NEVER
     await bot.start()
     await succeeded_once(bot)
     assert "the tool had not been told to begin" in bot.thread()

@@ -42,9 +42,9 @@ async def test_a_second_backout_is_refused_while_the_first_is_at_work(
         twin = Bot(root, bot.target, make_journal_database("journal"), slack, config)
         try:
             await twin.start()
-            with gate.closed("downgrade"):
+            with gate.closed("connected"):
                 await approved(bot)
-                await gate.reached(bot, "downgrade")
+                await gate.reached(bot, "connected")
                 await approved(twin)
                 card = await twin.card_in("needs_decision")
                 assert [each["facts"] for each in attempts(twin, "check_preconditions")] == [{"code": "fence_taken"}]

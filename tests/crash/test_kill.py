@@ -45,8 +45,13 @@ async def test_a_command_and_an_approval_that_were_acknowledged_are_not_lost_whe
 
 async def test_a_run_that_is_killed_while_it_is_planned_and_while_it_waits_can_still_be_approved(make_shop: MakeShop, gate: Gate) -> None:
     bot = await make_shop()
-    with gate.closed("current"):
+    with journal_held(bot, "alarms", "new.kind = 'down'"):
         await bot.ask("0004 sev high because checkout is down")
+        await waits_in_the_journal(bot)
+        assert bot.journaled("select state from backout.runs") == [("planning",)], "it is known, and the engine has not heard of it"
+        await bot.kill()
+    with gate.closed("current"):
+        await bot.start()
         await gate.reached(bot, "current")
         assert bot.journaled("select state from backout.runs") == [("planning",)]
         await bot.kill()
@@ -58,6 +63,7 @@ async def test_a_run_that_is_killed_while_it_is_planned_and_while_it_waits_can_s
     card = await bot.card_in("awaiting_approval")
     await bot.kill()
     assert counted(bot) == NEVER
+    assert "already" not in bot.private("U0DEV"), "nobody is told that their own request is in the way"
     await bot.start()
     await bot.slack.click(card, "approve", "U0DBA")
     await succeeded_once(bot)

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from tests.contract import projects
 from tests.crash.conftest import MakeShop
 from tests.crash.world import PLAIN, READS_ORDERS, approved, attempts, held, in_thread, run_of, succeeded_once
 
@@ -19,7 +20,7 @@ _SEEN = """op.execute("create table seen as select name, setting from pg_setting
 
 @pytest.mark.parametrize("driver", ["psycopg2", "psycopg", "asyncpg"])
 async def test_who_was_in_the_way_is_named_and_a_retry_succeeds_once_they_left(make_shop: MakeShop, driver: str) -> None:
-    bot = await make_shop(downgrade=_SEEN.replace("\n ", " ") + PLAIN, driver=driver, tool=_SHORT)
+    bot = await make_shop(downgrade=_SEEN.replace("\n ", " ") + PLAIN, env=projects.env_for(driver), tool=_SHORT)
     with held(bot) as pid:
         await approved(bot)
         card = await bot.card_in("needs_decision")

@@ -18,7 +18,7 @@ from bot.embedded import EmbeddedPostgres
 from bot.guardian import postmaster
 from bot.model import Connect
 from tests.crash.conftest import MakeShop
-from tests.crash.world import alive, approved, attempts, held, kill, sessions, succeeded_once, waits_for_a_lock
+from tests.crash.world import alive, approved, attempts, held, kill, programs, sessions, succeeded_once, waits_for_a_lock
 from tests.harness import Bot
 
 pytestmark = pytest.mark.crash
@@ -128,7 +128,7 @@ async def test_a_killed_bot_leaves_no_process_behind_and_finds_its_own_journal_a
         await approved(bot)
         await waits_for_a_lock(bot, "downgrade")
         await kill(bot)
-        await bot.until(lambda: _of(place, bot) == [], what="rid of every process")
+        await bot.until(lambda: programs(bot) == [], what="rid of every process")
     await bot.start()
     bot.journal = _embedded(place)
     await succeeded_once(bot, begun=2)
@@ -137,15 +137,3 @@ async def test_a_killed_bot_leaves_no_process_behind_and_finds_its_own_journal_a
 def _embedded(place: Path) -> Connect:
     password = (place / "journal" / "password").read_text()
     return Connect(host="127.0.0.1", port=int((place / "journal" / "port").read_text()), user="backout", password=password, database="postgres")
-
-
-def _of(place: Path, bot: Bot) -> list[str]:
-    """The programs that know that folder or stand in the project's."""
-    project = Path(bot.config["targets"]["shop"]["tool"]["directory"])
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            words = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            if str(place) in words or (process / "cwd").readlink() == project:
-                found.append(words[:200])
-    return found

@@ -7,7 +7,7 @@ import json
 import os
 import signal
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -49,25 +49,24 @@ READS_ORDERS = "LOCK TABLE orders IN ACCESS SHARE MODE"
 
 
 class Gate:
-    """An env.py that waits: `current` where the history is read, `downgrade` before the work, `committed` after it."""
+    """An env.py that waits: at `current` to read the history, at `connected` before the work and at `committed` after it."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir()
         self._folder = folder
 
-    def env(self, driver: str = "psycopg2") -> str:
+    def env(self) -> str:
         wait = f"""
 import time
 def wait_at(name):
     while os.path.exists(os.path.join({str(self._folder)!r}, name)):
         open(os.path.join({str(self._folder)!r}, name + "-reached"), "w").close()
         time.sleep(0.02)
-wait_at(config.cmd_opts.cmd[0].__name__)
+work = config.cmd_opts.cmd[0].__name__ == "downgrade"
 """
-        plain = projects.env_for(driver)
-        assert plain.startswith(projects.HEAD)
-        after = "\nif config.cmd_opts.cmd[0].__name__ == 'downgrade':\n    wait_at('committed')\n"
-        return projects.HEAD + wait + plain.removeprefix(projects.HEAD) + after
+        engine = "create_engine(os.environ['DATABASE_URL'].replace('postgresql:', 'postgresql+psycopg2:'))"
+        plain = projects.env(engine, first=wait + "if not work: wait_at('current')\n", before="if work: wait_at('connected')")
+        return plain + "\nif work: wait_at('committed')\n"
 
     @contextmanager
     def closed(self, name: str) -> Iterator[None]:
@@ -204,6 +203,18 @@ async def kill(bot: Bot, *, tool: bool = False) -> None:
     if pid is not None:
         os.killpg(pid, signal.SIGKILL)
         await bot.until(lambda: not alive(pid), what="the tool dead")
+
+
+def programs(bot: Bot) -> list[str]:
+    """The programs that run in the project's folder or know the bot's home, by their words."""
+    project, home = Path(bot.config["targets"]["shop"]["tool"]["directory"]), bot.env()["BACKOUT_HOME"]
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            words = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            if home in words or (process / "cwd").readlink() == project:
+                found.append(words[:200])
+    return found
 
 
 def alive(pid: int) -> bool:
