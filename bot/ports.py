@@ -266,8 +266,11 @@ class Journal(Protocol):
     async def undelivered(self) -> tuple[str, ...]:
         """Runs whose newest event the channel does not have yet."""
 
-    async def escalate(self, run: str, role: str, **data: Any) -> bool:
-        """Ask a rung of the ladder too. False when it was asked already."""
+    async def ask(self, run: str, due: dt.datetime, **data: Any) -> None:
+        """The asking and its deadline, together: who died between them would never ask, or ask twice."""
+
+    async def escalate(self, run: str, role: str, *, due: dt.datetime | None = None, **data: Any) -> bool:
+        """Ask a rung of the ladder too, and until when its answer is waited for. False when it was asked already."""
 
     async def durations(self, target: str, steps: Sequence[str], undone: Sequence[str]) -> tuple[float, ...]:
         """Seconds that earlier succeeded runs with the same revisions undone took for those steps."""

@@ -64,7 +64,7 @@ def plan(made: Plan) -> str:
     """What a run would do, the decision first."""
     expected = f"{made.expected_seconds:.0f} s (median of earlier runs)" if made.expected_seconds is not None else "not measured yet"
     lines = [f"{made.target}: {made.from_} -> {made.to}, by {made.strategy}", "", "undone, newest first:"]
-    lines += [f"  {one.revision}  {one.message}  {one.date or ''}".rstrip() for one in made.undone]
+    lines += [f"  {one.revision}  {one.message}  {(one.date or '')[:16]}".rstrip() for one in made.undone]
     lines += ["", f"lost (class {made.loss_class}), as far as reading the scripts goes:"]
     lines += [f"  {one.kind} {one.name}  by {one.revision}" for one in made.loss] or ["  nothing"]
     lines += ["", f"steps: {', '.join(step.name for step in made.steps)}", f"expected time: {expected}", f"digest: {made.digest()}"]

@@ -70,13 +70,15 @@ def _running(view: View) -> str:
     return f"*Running, step {place} of {len(view.steps)}:* {safe(step.says, 120)}. Freeze deploys until this has ended."
 
 
+_CHOICES = "_Retry_ tries the step again. _Leave_ ends the run as it stands and starts the writers. _Escalate_ asks the next in line."
+
+
 def _deciding(view: View) -> str:
     asked = story.newest(view, "decision_needed")
     if asked is None:
         return "*A person must decide* how this goes on."
-    waits = _minutes(view.now - asked.at)
-    step = safe(story.says(view, str(asked.data.get("step", ""))), 120)
-    return f"*A person must decide.* {step}: {safe(asked.data.get('why', ''), 600)}\nIt waits for {waits} now.{_stopped(view)}"
+    why = safe(asked.data.get("why", ""), 600)
+    return f"*A person must decide.* {why}\nAsked {_minutes(view.now - asked.at)} ago.{_stopped(view)}\n{_CHOICES}"
 
 
 def _stopped(view: View) -> str:
@@ -93,14 +95,14 @@ def _minutes(passed: timedelta) -> str:
 
 def _ended(view: View) -> str:
     ended = story.newest(view, "ended")
-    said = safe(ended.data.get("summary", ""), 600) if ended else ""
+    said = safe(ended.data.get("summary", ""), 600) if ended else "" if view.run.attempts else "Nothing was changed."
     return f"*{story.STATES[view.run.state].capitalize()}.* {said}".rstrip()
 
 
 def _rejected(view: View) -> str:
     by = story.newest(view, "rejected")
     why = f" Reason: {safe(by.data.get('reason', ''), 400)}" if by else ""
-    return f"{_ended(view)}{why} Nothing was changed."
+    return f"{_ended(view)}{why}"
 
 
 def _refused(view: View) -> str:
@@ -168,7 +170,7 @@ def _seats(view: View) -> list[Block]:
     if not view.seats:
         return []
     until = f", until {when(view.until)}" if view.until and view.run.state is State.AWAITING_APPROVAL else ""
-    return [section(f"*Approvals{until}*\n{listing((story.seat_line(seat) for seat in view.seats), ROOM)}")]
+    return [section(f"*Approvals{until}*\n{listing((story.seat_line(seat, open_=view.run.state not in ENDS) for seat in view.seats), ROOM)}")]
 
 
 def _asking(view: View) -> list[Block]:

@@ -79,10 +79,12 @@ def loss_lines(plan: Plan) -> list[str]:
     return [f"• {destroys(loss)}{f' (undoing {code(loss.revision, 40)})' if several else ''}" for loss in plan.loss]
 
 
-def seat_line(seat: SeatView) -> str:
-    """A seat: who sits on it, or who could."""
+def seat_line(seat: SeatView, *, open_: bool = True) -> str:
+    """A seat: who sits on it, or who could while the run is `open_`."""
     title = safe(seat.title or seat.role, 60)
-    return f"✓ {title}: {person(seat.by)}" if seat.by else f"· {title}: open, {people(seat.holders, 6)} may approve"
+    if seat.by:
+        return f"✓ {title}: {person(seat.by)}"
+    return f"· {title}: open, {people(seat.holders, 6)} may approve" if open_ else f"· {title}: nobody"
 
 
 def open_seats(view: View) -> list[SeatView]:

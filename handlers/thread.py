@@ -98,7 +98,8 @@ def _started(view: View, event: Event) -> Message:
 def _done(view: View, event: Event) -> Message:
     seconds = event.data.get("seconds")
     took = f" · {span(float(seconds))}" if seconds is not None else ""
-    text = f"✓ {_step(view, event)}{took}. {_of(event, 'summary', 300)}".rstrip()
+    said = _of(event, "summary", 300)
+    text = f"✓ {_step(view, event)}{took}. {said[:1].upper()}{said[1:]}".rstrip()
     checks = _facts(view, event).get("checks") or ()
     if not checks:
         return Message(text)
@@ -151,10 +152,6 @@ def _note(view: View, event: Event) -> Message:
     return Message(f"Note by {_by(event)}: {_of(event, 'text', 1500)}")
 
 
-def _ended(view: View, event: Event) -> Message:
-    return Message(f"*Ended: {_of(event, 'state', 20)}.* {_of(event, 'summary', 800)}")
-
-
 def _reported(view: View, event: Event) -> Message:
     return Message(f"*Report.* {_of(event, 'summary', 1500)}")
 
@@ -183,7 +180,7 @@ def _check(check: Mapping[str, Any]) -> str:
         judged = "warn"
     before, after = str(check.get("before") or "-"), str(check.get("after") or "-")
     seen = after if before in {"-", after} else f"{before[:30]} -> {after}"
-    told = f" ({check['says']})" if check.get("says") else ""
+    told = f" ({check['says']})" if check.get("says") and check["says"] != after else ""
     return f"{judged}  {str(check.get('name', ''))[:60]}: {seen[:64]}{told[:140]}"
 
 
@@ -213,6 +210,5 @@ _SAYS: Mapping[str, Callable[[View, Event], Message | None]] = {
     "decision_needed": _deciding,
     "decided": _decided,
     "note": _note,
-    "ended": _ended,
     REPORT: _reported,
 }

@@ -31,6 +31,8 @@ from bot.ports import Clock
 
 Connection = Any  # asyncpg.Connection or its pool proxy
 
+_SET_ALARM = "insert into backout.alarms (run, kind, due) values ($1, $2, $3) on conflict (run, kind) do update set due = excluded.due"
+
 
 async def _prepare(connection: Connection) -> None:
     await connection.set_type_codec("jsonb", encoder=_dump, decoder=json.loads, schema="pg_catalog")
@@ -230,7 +232,13 @@ class PostgresJournal:
             await db.execute("update backout.runs set refusal = $2 where id = $1", run, told)
             await self._append(db, run, "refused", told)
 
-    async def escalate(self, run: str, role: str, **data: Any) -> bool:
+    async def ask(self, run: str, due: dt.datetime, **data: Any) -> None:
+        async with self._transaction() as db:
+            await self._lock(db, run)
+            await db.execute(_SET_ALARM, run, "seat", due)
+            await self._append(db, run, "asked", {**data, "until": due.isoformat()})
+
+    async def escalate(self, run: str, role: str, *, due: dt.datetime | None = None, **data: Any) -> bool:
         async with self._transaction() as db:
             await self._lock(db, run)
             asked = await db.fetchval(
@@ -239,6 +247,8 @@ class PostgresJournal:
             )  # fmt: skip
             if asked is None:
                 return False
+            if due is not None:
+                await db.execute(_SET_ALARM, run, "seat", due)
             await self._append(db, run, "escalated", {"role": role, **data})
             return True
 
@@ -300,10 +310,7 @@ class PostgresJournal:
 
     async def set_alarm(self, alarm: Alarm) -> None:
         async with self._transaction() as db:
-            await db.execute(
-                "insert into backout.alarms (run, kind, due) values ($1, $2, $3) on conflict (run, kind) do update set due = excluded.due",
-                alarm.run, alarm.kind, alarm.due,
-            )  # fmt: skip
+            await db.execute(_SET_ALARM, alarm.run, alarm.kind, alarm.due)
 
     async def clear_alarms(self, run: str, kind: str | None = None) -> None:
         async with self._transaction() as db:

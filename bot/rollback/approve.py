@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from bot import policy
 from bot.errors import Denied, Refusal
-from bot.model import ENDS, Alarm, LossClass, Need, Person, Plan, Request, Run, SeatView, Severity, State
+from bot.model import ENDS, LossClass, Need, Person, Plan, Request, Run, SeatView, Severity, State
 from bot.ports import Clock, Directory, Journal
 
 
@@ -110,29 +110,24 @@ class Authority:
         if run.plan is None:
             return
         need = self.need(run.request, run.plan)
-        until = self._clock.now() + need.within
-        await self._journal.set_alarm(Alarm(run=run.id, kind="seat", due=until))
         people = sorted({user for role in need.roles for user in await self._directory.holders(role)})
-        await self._journal.record(run.id, "asked", roles=list(need.roles), people=people, until=until.isoformat())
+        await self._journal.ask(run.id, self._clock.now() + need.within, roles=list(need.roles), people=people)
 
     async def overdue(self, run: Run) -> bool:
         """Nobody answered in time: ask the next rung. False when the ladder has ended, so that the run expires."""
         if run.plan is None:
             return False
-        if await self.escalate(run, "nobody filled the open seats in time") is None:
-            return False
         due = self._clock.now() + self.need(run.request, run.plan).within
-        await self._journal.set_alarm(Alarm(run=run.id, kind="seat", due=due))
-        return True
+        return await self.escalate(run, "nobody filled the open seats in time", due=due) is not None
 
-    async def escalate(self, run: Run, why: str) -> str | None:
+    async def escalate(self, run: Run, why: str, *, due: dt.datetime | None = None) -> str | None:
         """Ask the next rung that is not asked yet, by name. None when there is none."""
         asked = {seat.role for seat in run.seats} | set(run.escalated)
         for role in self._ladder:
             if role in asked:
                 continue
             people = sorted(await self._directory.holders(role))
-            await self._journal.escalate(run.id, role, people=people, why=why)
+            await self._journal.escalate(run.id, role, due=due, people=people, why=why)
             return role
         return None
 

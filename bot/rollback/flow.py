@@ -117,7 +117,7 @@ class Rollbacks:
         await self._authority.decide(run, by)
         if decision == "escalate":
             if await self._authority.escalate(run, f"{by.id} asked for help") is None:
-                raise Denied("Everybody on the ladder was asked already.")
+                raise Denied("There is nobody left to ask: everybody on the ladder was asked, or escalation.ladder is empty.")
         elif decision in ("retry", "leave"):
             if not await self._journal.decide(run.id, decision, by.id):
                 raise Denied("Somebody else decided in the same moment. Look at the card again.")
@@ -278,10 +278,7 @@ class Rollbacks:
         return "go"
 
     async def _end(self, run: Run, end: State) -> None:
-        took = sum(attempt.seconds or 0.0 for attempt in run.attempts)
-        await self._journal.move(
-            run.id, end, "ended", state=end, summary=f"The steps took {took:.1f} s." if run.attempts else "Nothing was executed."
-        )
+        await self._journal.move(run.id, end, "ended", state=end, summary=report.ending(run))
         await self._executor.release(run.id)
 
     async def _await_decision(self, run: Run) -> str:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from bot.model import AttemptState, Event, State, View
+from bot.model import AttemptState, Event, Run, State, View
 from bot.steps import STEPS
 
 BLANK = "_(not written down yet)_"
@@ -74,6 +74,20 @@ def summary(view: View) -> str:
     return " ".join(said)
 
 
+def ending(run: Run) -> str:
+    """Where the database stands now and how it was found, in a sentence or two."""
+    if not run.attempts:
+        return "Nothing was changed."
+    took = f"The steps took {sum(attempt.seconds or 0.0 for attempt in run.attempts):.1f} s."
+    done, verified = run.last_attempt("downgrade"), run.last_attempt("verify")
+    if done is None:
+        return f"The downgrade had not begun. {took}"
+    if done.state is not AttemptState.DONE:
+        return f"The downgrade did not go through: look at its evidence in the thread. {took}"
+    found = verified.summary if verified is not None else "it was not verified"
+    return f"{run.target} stands at {run.to}; {found.rstrip('.')}. {took}"
+
+
 def _until_the_end(events: tuple[Event, ...]) -> list[Event]:
     last = next((event.seq for event in events if event.kind == "reported"), None)
     return [event for event in events if (last is None or event.seq < last) and event.kind != "ticked"]
@@ -91,11 +105,11 @@ def _summary(view: View) -> Iterator[str]:
     yield f"| Severity | {run.request.severity} |"
     yield f"| Asked for by | {plain(run.request.by.id)} |"
     yield f"| Reason | {plain(run.request.reason)} |"
-    yield f"| Began | {_utc(run.created)} |"
-    yield f"| Ended | {_utc(run.ended)} |"
+    yield f"| Began | {_utc(run.created)} UTC |"
+    yield f"| Ended | {_utc(run.ended)}{' UTC' if run.ended else ''} |"
     if plan:
         yield f"| Database | {plain(plan.identity.database)}, PostgreSQL {plan.identity.version // 10000} |"
-        yield f"| Plan | {run.digest} |"
+        yield f"| Plan | {(run.digest or '')[:12]} |"
     if run.refusal:
         yield f"| Refused | {run.refusal['code']}: {plain(run.refusal['message'])} {plain(run.refusal['next'])} |"
     yield ""
@@ -110,10 +124,15 @@ def _summary(view: View) -> Iterator[str]:
 def _timeline(events: list[Event]) -> Iterator[str]:
     yield "## Timeline (UTC)"
     yield ""
+    if events:
+        yield f"Times without a date are of {_utc(events[0].at)[:10]}."
+        yield ""
     yield "| When | What |"
     yield "|---|---|"
     for event in events:
-        yield f"| {_utc(event.at)} | {_sentence(event)} |"
+        at = event.at.astimezone(dt.UTC)
+        same_day = at.date() == events[0].at.astimezone(dt.UTC).date()
+        yield f"| {f'{at:%H:%M:%S}' if same_day else _utc(at)} | {_sentence(event)} |"
     yield ""
 
 

@@ -6,8 +6,10 @@ import asyncio
 import os
 import re
 import shlex
+import shutil
 import signal
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,13 +46,13 @@ NOT_RUN = {
     "docker build -t backout .": _CONTAINER,
     "docker run --env-file backout.env -v backout:/var/lib/backout -v ./backout.yml:/etc/backout/backout.yml:ro backout": _CONTAINER,
 }
-#: commands that another test runs, and the words by which it does
+#: commands that another test runs, and the words by which it does; where stdout is no terminal, the demo plays its script unasked
 RUN_ELSEWHERE = {
     ".venv/bin/backout demo --script": ("tests/acceptance/test_demo.py", '"-m", "bot", "demo"'),
     ".venv/bin/backout demo --port 0": ("tests/acceptance/test_demo.py", '"--port", "0"'),
 }
 #: run in a shell as they stand, beside the shop
-BY_HAND = ("pg_dump ", "cd shop && .venv/bin/alembic ", ".venv/bin/alembic ")
+RUN_HERE = ("backout ", "pg_dump ", "cd shop && .venv/bin/alembic ", ".venv/bin/alembic ")
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ def how(command: str) -> str:
         return "named in the Makefile"
     if command.startswith("export "):
         return "sets what the reader has to know; the test has its own values"
-    if command.startswith(("backout ", *BY_HAND)):
+    if command.startswith(RUN_HERE):
         return "run"
     raise LookupError(f"nothing runs this command: {command}. Run it in tests/acceptance/test_docs.py, or give it a reason there.")
 
@@ -133,8 +135,9 @@ def test_every_command_of_every_page_is_run_or_says_why_not() -> None:
     for command in shown:
         assert how(command)
     assert set(NOT_RUN) - set(shown) == set(), "a reason for a command that no page shows"
-    for file, words in RUN_ELSEWHERE.values():
+    for command, (file, words) in RUN_ELSEWHERE.items():
         assert words in (ROOT / file).read_text()
+        assert parser().parse_args(shlex.split(command)[1:])
 
 
 def test_no_command_hides_in_a_block_that_nobody_reads() -> None:
@@ -175,7 +178,8 @@ def test_what_is_said_in_passing_is_a_command_too() -> None:
         for verb in re.findall(r"`backout ([a-z]+)[^`]*`", prose):
             assert verb in set(verbs()), f"{page}: backout {verb}"
         for words in re.findall(r"`/rollback ([^`\[]+)`", prose):
-            parse(words, {"shop"})  # raises UsageError
+            if not re.search(r"\b[A-Z]{3,}\b", words):  # TARGET and REV stand for something
+                parse(words, {"shop"})  # raises UsageError
 
 
 def test_the_page_of_the_command_line_shows_every_command() -> None:
@@ -322,21 +326,27 @@ class Reader(Bot):
             "/bin/sh", "-ec", f"exec {real}" if line.startswith("backout ") else real, cwd=folder or self.root, env=self.env(**token),
             stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
         )  # fmt: skip
-        if line == "backout serve":
-            self.process = process
-            self.waiting.append((line, process))
-            await self.until(self._ready, what="ready")
-            return
-        if line.startswith("backout run ") and "--no-wait" not in line:
-            self.waiting.append((line, process))
-            await self.until(lambda: (self.newest() or ("", ""))[1] == "awaiting_approval", what=f"asked for by {line}")
+        if line == "backout serve" or (line.startswith("backout run ") and "--no-wait" not in line):
+            await self.stays(line, process)
             return
         async with asyncio.timeout(120):
             output, _ = await process.communicate()
         assert process.returncode == code, f"{where}: {line}\n{output.decode()}"
 
+    async def stays(self, line: str, process: asyncio.subprocess.Process) -> None:
+        """It runs in a terminal of its own, and the next command is typed when it has come to rest."""
+        self.waiting.append((line, process))
+        if line == "backout serve":
+            self.process = process
+            await self.until(self._ready, what="ready")
+        else:
+            await self.until(lambda: (self.newest() or ("", ""))[1] == "awaiting_approval", what=f"asked for by {line}")
+
     async def clear(self) -> None:
-        """End what is still there, as a person would: Leave, Cancel, Ctrl-C."""
+        """End what is still there, as a person would: Leave, Cancel, SIGTERM for the bot. What waits for a run ends by the page's own words."""
+        for line, process in self.waiting:
+            if line != "backout serve":
+                await self.ended(line, process)
         newest = self.newest()
         if newest and newest[1] == "needs_decision":
             await self.type(f"backout decide {RUN} leave --as U0DBA", 0)
@@ -345,28 +355,43 @@ class Reader(Bot):
         for line, process in self.waiting:
             if line == "backout serve":
                 process.send_signal(signal.SIGTERM)
-            async with asyncio.timeout(60):
-                output, _ = await process.communicate()
-            assert process.returncode == 0, f"{line}\n{output.decode()}"
+                await self.ended(line, process)
         self.waiting.clear()
+
+    async def ended(self, line: str, process: asyncio.subprocess.Process) -> None:
+        async with asyncio.timeout(60):
+            output, _ = await process.communicate()
+        assert process.returncode == 0, f"{line}\n{output.decode()}"
 
 
 OPEN = frozenset({"planning", "rehearsing", "awaiting_approval", "running", "needs_decision"})
 
 
 def runs_something(page: str) -> bool:
-    return any(how(bare(command)) == "run" for block in SHELL if block.page == page for command in block.commands())
+    return any(command.startswith(RUN_HERE) for block in SHELL if block.page == page for command in block.commands())
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """Not under tmp_path, which is closed to the user that runs Postgres for root."""
+    made = Path(tempfile.mkdtemp(prefix="backout-docs-"))
+    made.chmod(0o711)
+    yield made
+    shutil.rmtree(made)
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES_WITH_COMMANDS if runs_something(page)])
 async def test_the_commands_of_a_page_do_what_it_says(
-    page: str, tmp_path: Path, make_database: MakeDatabase, make_journal_database: MakeDatabase
+    page: str, tmp_path: Path, home: Path, make_database: MakeDatabase, make_journal_database: MakeDatabase
 ) -> None:
     fragile = "op.execute('select 1 / n from divisor')\nop.drop_column('orders', 'score')"
     project(tmp_path / "shop", downgrades={"0005": fragile})
     (tmp_path / "shop/.venv").symlink_to(sys.prefix)
     async with workspace() as slack:
         reader = Reader(tmp_path, make_database("shop"), make_journal_database("journal"), slack, config={})
+        reader.environ["BACKOUT_HOME"] = str(home)
+        if page == "README.md":
+            reader.environ["BACKOUT_DATABASE_URL"] = ""  # a newcomer has none: the embedded one
         reader.write()
         try:
             for block in (block for block in SHELL if block.page == page):

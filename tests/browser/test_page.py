@@ -152,3 +152,15 @@ async def test_another_page_of_this_machine_reads_nothing(browser: Browser, alon
     guessed = "/".join([*alone.address.split("/")[:3], "app", "state"])
     async with opened(browser, guessed) as stranger:
         assert "incident" not in await stranger.page.content()
+
+
+async def test_a_press_counts_although_its_message_is_drawn_anew_under_it(alone: Alone) -> None:
+    ts = await alone.scene.post("before")
+    button = alone.page.messages("message").first.get_by_test_id("open-thread")
+    await button.hover()
+    await alone.page.page.mouse.down()
+    async with alone.page.page.expect_response("**/app/state?*"):
+        await alone.scene.call("chat.update", channel=alone.scene.channel, ts=ts, text="after")
+    await alone.page.page.mouse.up()
+    await expect(alone.page.part("thread")).to_be_visible(timeout=WITHIN)
+    await expect(alone.page.messages("message").first).to_contain_text("after", timeout=WITHIN)

@@ -70,7 +70,6 @@ async def test_a_run_that_is_killed_while_it_is_planned_and_while_it_waits_can_s
     assert [len(bot.events(kind)) for kind in ("requested", "planned", "asked", "started")] == [1, 1, 1, 1]
 
 
-@pytest.mark.xfail(reason="Authority.ask sets the alarm before it journals the asking, and the alarm stands for it", strict=True)
 async def test_people_are_asked_though_the_bot_died_while_it_asked_them(make_shop: MakeShop) -> None:
     bot = await make_shop()
     with journal_held(bot, "events", "new.kind = 'asked'"):

@@ -82,6 +82,20 @@ async def test_a_bot_that_is_asked_to_leave_ends_its_step_and_the_run_goes_on_at
     assert bot.events("interrupted") == []
 
 
+async def test_a_step_that_does_not_end_in_time_is_ended_where_it_works_when_the_bot_leaves(make_shop: MakeShop) -> None:
+    bot = await make_shop()
+    with held(bot):
+        await approved(bot)
+        await waits_for_a_lock(bot, "downgrade")
+        assert bot.process is not None
+        bot.process.send_signal(signal.SIGTERM)
+        assert await _ended(bot) == 0
+        assert (sessions(bot, "downgrade"), programs(bot)) == ([], [])
+    assert [each["state"] for each in attempts(bot, "downgrade")] == ["intended"]
+    await bot.start()
+    await succeeded_once(bot, begun=2)
+
+
 async def _ended(bot: Bot) -> int | None:
     """The exit code of the bot, which ends by itself."""
     process = bot.process
@@ -122,16 +136,20 @@ async def test_a_bot_whose_journal_is_restarted_ends_and_the_next_one_goes_on(ma
 async def test_a_killed_bot_leaves_no_process_behind_and_finds_its_own_journal_again(make_shop: MakeShop, place: Path) -> None:
     bot = await make_shop(start=False, tool={"lock_timeout": "3s"})
     bot.environ |= {"BACKOUT_HOME": str(place), "BACKOUT_DATABASE_URL": ""}
-    await bot.start()
-    bot.journal = _embedded(place)
-    with held(bot):
-        await approved(bot)
-        await waits_for_a_lock(bot, "downgrade")
-        await kill(bot)
+    try:
+        await bot.start()
+        bot.journal = _embedded(place)
+        with held(bot):
+            await approved(bot)
+            await waits_for_a_lock(bot, "downgrade")
+            await kill(bot)
+            await bot.until(lambda: programs(bot) == [], what="rid of every process")
+        await bot.start()
+        bot.journal = _embedded(place)
+        await succeeded_once(bot, begun=2)
+    finally:
+        await bot.kill()
         await bot.until(lambda: programs(bot) == [], what="rid of every process")
-    await bot.start()
-    bot.journal = _embedded(place)
-    await succeeded_once(bot, begun=2)
 
 
 def _embedded(place: Path) -> Connect:

@@ -155,7 +155,7 @@ def test_times_are_utc_wherever_they_were_made() -> None:
     seen = view()
     moved = seen.model_copy(update={"events": tuple(event.model_copy(update={"at": event.at.astimezone(east)}) for event in seen.events)})
     assert markdown(moved) == markdown(seen)
-    assert "| 2026-11-20 03:00:00 |" in markdown(seen)
+    assert "| 03:00:00 |" in markdown(seen)
 
 
 # ------------------------------------------------------------------ what must be in it

@@ -37,11 +37,28 @@ async function fetchState() {
     const answer = await fetch(`app/state?as=${encodeURIComponent(asked)}`);
     if (!answer.ok) return offline(await answer.text());
     const state = await answer.json();
+    if (asked === me) await released();
     if (asked === me) draw(state);
     offline(null);
   } catch {
     offline("The demo does not answer. If it was stopped, start it again and open the address that it prints.");
   }
+}
+
+// Nothing is drawn while a pointer is down: a button that is drawn anew under it would lose its click.
+let held = null;
+let release = null;
+
+function released() {
+  return held ?? Promise.resolve();
+}
+
+addEventListener("pointerdown", () => (held ??= new Promise((done) => (release = done))), true);
+for (const name of ["pointerup", "pointercancel"]) {
+  addEventListener(name, () => setTimeout(() => {
+    release?.();
+    held = release = null;
+  }), true);
 }
 
 function offline(words) {
