@@ -5,13 +5,16 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 BROWSER := $(VENV)/.browser
 
-.PHONY: demo test test-browser screenshots lint lock clean
+.PHONY: demo test test-slow test-browser screenshots lint lock clean
 
 demo: $(STAMP)  ## watch a whole rollback on a throwaway shop
 	$(BIN)/backout demo
 
 test: $(STAMP)  ## everything that needs no root, Docker or Slack
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 --ignore=tests/crash --ignore=tests/acceptance/test_docs.py
+
+test-slow: $(STAMP)  ## kills the bot in every step, and runs every command of the documentation
+	$(BIN)/pytest -n 2 tests/crash tests/acceptance/test_docs.py
 
 test-browser: $(BROWSER)  ## the demo's page in Debian's Chromium, and the bot in a Slack written by others
 	tests/browser/alone $(BIN)/pytest -rs tests/browser

@@ -15,7 +15,8 @@ from pathlib import Path
 from bot.errors import ProgramFailed, ProgramMissing
 
 CAP = 64 * 1024  # bytes of output kept; the rest is drained and counted
-_URL_SECRET = re.compile(r"(?P<head>[a-zA-Z][\w+.-]*://[^\s:/@]*:)[^\s@]+(?=@)")
+# Bounded everywhere: a long line without a URL must not be searched from each of its letters to its end.
+_URL_SECRET = re.compile(r"(?<![\w+.-])(?P<head>[a-zA-Z][\w+.-]{0,30}://[^\s:/@]{0,128}:)[^\s@]{1,512}(?=@)")
 
 
 def redact(text: str, secrets: Sequence[str] = ()) -> str:

@@ -116,7 +116,7 @@ async def test_the_demo_goes_from_the_outage_to_the_post_mortem_and_leaves_nothi
         r"  @Dana approved as DBA on call\.",
         r"card: awaiting_approval -> running\n",
         r"  ✓ back up the database .*",
-        r"    ok    no order lost  .*40000 -> 40000",
+        r"    ok    no order lost: 40000",
         r"card: running -> succeeded\n",
         r"/health -> 200 ",
         r"the file post-mortem-\w+\.md\n  # Post-mortem: shop 0005 -> 0004: succeeded\n",

@@ -169,7 +169,7 @@ async def test_another_script_voids_the_approvals_where_everybody_sees_it(make_b
     await approve(bot, "U0DBA")
     await bot.until(lambda: bot.state() == "awaiting_approval" and payload(bot.card() or {})["digest"] != payload(card)["digest"], what="asked again")
     assert bot.stands() == "0005", "nothing was executed"
-    assert "void" in bot.thread()
+    await bot.until(lambda: "void" in bot.thread(), what="told that the approvals are void")
     renewed = bot.card()
     assert renewed is not None
     assert ("Withdraw", "withdraw") not in buttons(renewed), "no approval is left"
