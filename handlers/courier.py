@@ -227,8 +227,8 @@ class Courier:
 
     async def _found(self, view: View, channel: str, message: Mapping[str, object], had: dict[str, Delivery]) -> None:
         payload = _payload(message, "backout_event")
-        names = [str(each.get("name")) for each in _dicts(message.get("files"))]
-        keys = [f"file:{event.seq}" for event in view.events if event.kind == thread.REPORT and event.data.get("file") in names]
+        names = {str(each.get("name")) for each in _dicts(message.get("files"))}
+        keys = [f"file:{event.seq}" for event in view.events if names and names & _files(view, event)]
         if payload.get("run") == view.run.id:
             keys.append(f"file:{payload.get('seq')}:{payload['part']}" if "part" in payload else f"event:{payload.get('seq')}")
         for key in keys:
@@ -295,6 +295,14 @@ def _plain(message: Message) -> Message:
     """The least that still shows what is the case and what can be pressed."""
     buttons = tuple(block for block in message.blocks if str(block.get("block_id", "")).startswith("backout:"))
     return replace(message, blocks=(section(cut(message.text)), *buttons))
+
+
+def _files(view: View, event: Event) -> set[str]:
+    """The names of the files that this event puts into the thread."""
+    if event.kind == thread.REPORT:
+        return {str(event.data.get("file"))}
+    said = thread.message(view, event)
+    return {name for name, _ in said.files} if said else set()
 
 
 def _comment(content: str) -> str:

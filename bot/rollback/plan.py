@@ -56,6 +56,12 @@ async def _queries_run(target: TargetParts, losses: Iterable[Loss]) -> None:
         try:
             await target.database.ask(one.sql)
         except StepFailed as error:
+            if "timeout" in error.message:
+                raise Refusal(
+                    "verification_waits",
+                    f"The verification {one.name!r} could not run now: {error.message} Somebody holds a lock, or it is too slow.",
+                    "Look who holds the table with pg_stat_activity, then ask again.",
+                ) from error
             raise Refusal(
                 "verification_broken",
                 f"The verification {one.name!r} does not run now: {error.message}",
