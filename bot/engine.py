@@ -37,7 +37,7 @@ async def _advance_once(run: str) -> str:
         raise RuntimeError("the engine was not opened")
     try:
         return await _advance(run)
-    except Exception:
+    except Exception:  # whatever it is, the run must go on or ask
         # A workflow that ends in an error is never looked at again: the run would hang for ever, in silence.
         log.exception("%s can't go on; it is tried again", run)
         await asyncio.sleep(_AGAIN_SECONDS)

@@ -78,11 +78,6 @@ def open_seat(
     raise Denied(f"This approval is for {_listed(named)}. You don't hold that role now.")
 
 
-def may_cancel(person: str, requester: str, held: AbstractSet[str], roles: AbstractSet[str]) -> bool:
-    """The requester may, and so may whoever holds one of the run's roles: those of its seats and the rungs that were asked."""
-    return person == requester or may_decide(held, roles)
-
-
 def may_decide(held: AbstractSet[str], roles: AbstractSet[str]) -> bool:
     """Retry, leave, escalate, and reject: whoever holds one of the run's roles, the requester included."""
     return bool(held & roles)
