@@ -142,7 +142,7 @@ class Inbox:
             await self._tell(item, str(error))
         except JournalDown:
             raise
-        except Exception:
+        except Exception:  # told to the asker and the log, by one mark
             # A bug of ours in one person's request must neither stop the others nor pass in silence.
             mark = secrets.token_hex(4)
             log.exception("error %s while a %s was worked off", mark, item.kind)

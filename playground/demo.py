@@ -25,7 +25,7 @@ def main(start_postgres: StartPostgres, *, script: bool = False, port: int | Non
 
     Exit code: 0 when the script was seen through, 1 when anything failed, 130 after Ctrl-C.
     """
-    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
+    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # a text stream at start
     watched = sys.stdout.isatty()
     screen = Screen(colours=watched and "NO_COLOR" not in os.environ)  # noqa: TID251  the playground has no bot/settings.py
     try:

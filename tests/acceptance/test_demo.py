@@ -162,7 +162,7 @@ async def test_a_bot_that_dies_is_named_with_the_end_of_its_log(place: Path, tmp
 async def test_a_reader_who_goes_away_ends_it(place: Path, tmp_path: Path) -> None:
     async with demo(place, tmp_path) as one:
         await one.until("card: ")
-        one.process._transport.get_pipe_transport(1).close()  # type: ignore[attr-defined]
+        one.process._transport.get_pipe_transport(1).close()  # type: ignore[attr-defined]  # asyncio can't drop one pipe
         async with asyncio.timeout(120):
             assert await one.process.wait() == 1
         await one.nothing_is_left()

@@ -32,16 +32,16 @@ class Quiet:
         }  # fmt: skip
 
     async def start_bot(self) -> None:
-        raise NotImplementedError
+        raise AssertionError("this page has no bot")
 
     async def kill_bot(self) -> None:
-        raise NotImplementedError
+        raise AssertionError("this page has no bot")
 
     async def reset(self, incident: str) -> None:
-        raise NotImplementedError
+        raise AssertionError("this page has no bot")
 
     async def end_blocker(self) -> None:
-        raise NotImplementedError
+        raise AssertionError("this page has no bot")
 
     async def call(self, method: str, **args: Any) -> Json:
         """As the bot. What Slack refuses fails the test."""

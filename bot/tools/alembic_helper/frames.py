@@ -92,7 +92,7 @@ class Pump(threading.Thread):
         os.dup2(sink, 2)
         os.close(sink)
         for stream in (sys.stdout, sys.stderr):
-            stream.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
+            stream.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]  # text streams at start
         self.start()
 
     def run(self) -> None:
