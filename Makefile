@@ -5,16 +5,27 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 BROWSER := $(VENV)/.browser
 
-.PHONY: demo test test-slow test-browser screenshots lint lock clean
+#: kills the bot in every step, tries everything on copies, runs every command of the documentation
+SLOW := tests/crash tests/acceptance/test_docs.py tests/scenario/test_rehearsal.py tests/scenario/test_round_trip.py \
+  tests/contract/test_door.py tests/contract/test_clone.py tests/contract/test_scratch.py tests/contract/test_put_back.py \
+  tests/contract/test_round_trip.py tests/contract/test_loss_property.py tests/contract/test_tool_on_a_copy.py tests/contract/test_difference.py
+
+.PHONY: demo test test-slow test-histories test-browser screenshots bench lint lock clean
 
 demo: $(STAMP)  ## watch a whole rollback on a throwaway shop
 	$(BIN)/backout demo
 
 test: $(STAMP)  ## everything that needs no root, Docker or Slack
-	$(BIN)/pytest -n 2 --ignore=tests/crash --ignore=tests/acceptance/test_docs.py
+	$(BIN)/pytest -n 2 $(addprefix --ignore=,$(SLOW))
 
-test-slow: $(STAMP)  ## kills the bot in every step, and runs every command of the documentation
-	$(BIN)/pytest -n 2 tests/crash tests/acceptance/test_docs.py
+test-slow: $(STAMP)  ## what takes long: see SLOW
+	$(BIN)/pytest -n 2 $(SLOW)
+
+test-histories: $(STAMP)  ## migrations of published packages, pinned by hash, on copies and for real; needs the package index
+	$(BIN)/pytest tests/histories
+
+bench: $(STAMP)  ## ratios against the same by hand: five clean rounds, medians; wants a quiet machine
+	$(BIN)/python -m benchmarks
 
 test-browser: $(BROWSER)  ## the demo's page in Debian's Chromium, and the bot in a Slack written by others
 	tests/browser/alone $(BIN)/pytest -rs tests/browser
@@ -44,4 +55,4 @@ lock:  ## needs uv; writes the lock files with hashes, for every supported Pytho
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-annotate -c requirements-dev.lock --group browser -o requirements-browser.lock
 
 clean:
-	rm -rf $(VENV) tests/browser/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-histories tests/browser/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -13,7 +13,7 @@ from bot.errors import BackoutError, ConfigError, UsageError
 from bot.settings import Settings
 
 _SEVERITIES = ("critical", "high", "medium", "low")
-_NOT_BUILT = ("restore", "tables", "pitr", "reapply", "stamp")
+_NOT_BUILT = ("restore", "tables", "pitr", "stamp")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -40,12 +40,15 @@ def parser() -> argparse.ArgumentParser:
     verb("check", "say for each target whether a rollback could run right now", target=True)
     planned = verb("plan", "say what a rollback would do; changes nothing")
     begun = verb("run", "ask for a rollback and watch it", as_=True)
-    for one in (planned, begun):
+    again = verb("reapply", "ask to go forward again and put back what was archived, and watch it", as_=True)
+    stays = "stays applied, everything above it is undone: an id, a prefix, -N or base"
+    for one, rev in ((planned, stays), (begun, stays), (again, "where to go forward to: an id, a prefix or head")):
         one.add_argument("target", metavar="TARGET")
-        one.add_argument("rev", metavar="REV", help="stays applied, everything above it is undone: an id, a prefix, -N or base")
-    begun.add_argument("--reason", required=True)
-    begun.add_argument("--sev", required=True, choices=_SEVERITIES)
-    begun.add_argument("--no-wait", action="store_true", help="return once it is recorded")
+        one.add_argument("rev", metavar="REV", help=rev)
+    for one in (begun, again):
+        one.add_argument("--reason", required=True)
+        one.add_argument("--sev", required=True, choices=_SEVERITIES)
+        one.add_argument("--no-wait", action="store_true", help="return once it is recorded")
     verb("approve", "fill a seat of a run", as_=True, run=True)
     verb("withdraw", "take an approval back", as_=True, run=True)
     verb("reject", "end a run that waits for approval", as_=True, run=True).add_argument("--reason", required=True)
@@ -59,7 +62,7 @@ def parser() -> argparse.ArgumentParser:
     verb("status", "show a run", run=True)
     verb("report", "print the post-mortem", run=True)
     verb("history", "list runs of a target", target=True)
-    verb("backups", "list backups of a target", target=True)
+    verb("backups", "list backups and archives of a target", target=True)
     for name in _NOT_BUILT:
         later = verbs.add_parser(name, help="not built yet", description="Not built yet.")
         later.add_argument("words", nargs="*")

@@ -1,4 +1,4 @@
-"""The only file that knows every adapter: settings and configuration -> targets, journal, engine, chat, Rollbacks."""
+"""Settings and configuration -> targets (targets.py), journal, engine, chat, Rollbacks."""
 
 from __future__ import annotations
 
@@ -14,24 +14,18 @@ from pathlib import Path
 import asyncpg
 
 from bot import engine
-from bot.backups import BACKUPS
 from bot.clock import SystemClock
-from bot.config import Config, Role, TargetConfig, adapter_kind, adapter_settings
-from bot.databases.postgres import PostgresDatabase
-from bot.durable import TargetParts
-from bot.embedded import EmbeddedPostgres, binaries
-from bot.errors import ConfigError, Denied, JournalDown
+from bot.config import Config, Role
+from bot.embedded import EmbeddedPostgres
+from bot.errors import Denied, JournalDown
 from bot.journal.migrate import migrate
 from bot.journal.postgres import PostgresJournal
 from bot.model import Person, Request
-from bot.platforms import PLATFORMS
 from bot.ports import Chat, Directory
 from bot.rollback.approve import Authority
 from bot.rollback.flow import Rollbacks
-from bot.runners import RUNNERS
-from bot.settings import Settings, inherited
-from bot.stores import STORES
-from bot.tools import TOOLS
+from bot.settings import Settings
+from bot.targets import target
 from bot.web import Looker
 
 log = logging.getLogger(__name__)
@@ -58,7 +52,9 @@ class NamedUsers:
 class App:
     """Everything that is open. `launch` makes this process one that carries runs."""
 
-    def __init__(self, config: Config, journal: PostgresJournal, url: str, executor: str, chat: Chat, directory: Directory, system: str) -> None:
+    def __init__(
+        self, config: Config, journal: PostgresJournal, url: str, executor: str, chat: Chat, directory: Directory, system: str, home: Path
+    ) -> None:
         self.config, self.journal, self.chat = config, journal, chat
         self.clock = SystemClock()
         self._url = url
@@ -67,7 +63,7 @@ class App:
         self.launched = False
         self._guard: asyncio.Task[None] | None = None
         self.rollbacks = Rollbacks(
-            {name: _target(config, name, part, system) for name, part in config.targets.items()},
+            {name: target(config, name, system, home) for name in config.targets},
             journal, self._signals, chat, _authority(config, journal, directory, self.clock), self.clock, Looker(),
             command=config.command,
         )  # fmt: skip
@@ -128,7 +124,7 @@ async def opened(
         journal = await PostgresJournal.open(url, SystemClock(), executor)
         stack.push_async_callback(journal.close)
         chat, directory = channel(journal) if channel else (Silence(), NamedUsers(config.roles))
-        app = App(config, journal, url, executor, chat, directory, await _system(url))
+        app = App(config, journal, url, executor, chat, directory, await _system(url), settings.home)
         stack.push_async_callback(app.lease.release)
         yield app
 
@@ -163,31 +159,7 @@ def _executor(home: Path) -> str:
 
 def _authority(config: Config, journal: PostgresJournal, directory: Directory, clock: SystemClock) -> Authority:
     return Authority(
-        journal, directory, clock, rules=config.policy.rules(), loss=config.policy.for_loss(),
+        journal, directory, clock, rules=config.policy.rules(), loss=config.policy.for_loss(), unrehearsed=config.policy.unrehearsed,
         titles={name: role.title or name for name, role in config.roles.items()}, ladder=config.escalation.ladder,
         failed_attempts=config.escalation.after.failed_attempts, down=config.escalation.after.down,
-    )  # fmt: skip
-
-
-def _target(config: Config, name: str, part: TargetConfig, system: str) -> TargetParts:
-    where, base = f"targets.{name}", config.directory
-    database = PostgresDatabase(
-        target=name, tool=part.database, admin=part.admin, maintenance_database=part.maintenance_database, journal_system=system
-    )
-    runner_class = RUNNERS[adapter_kind(part.runner, RUNNERS, f"{where}.runner")]
-    runner = runner_class(adapter_settings(runner_class.Settings, part.runner, f"{where}.runner"))
-    tool_class = TOOLS[adapter_kind(part.tool, TOOLS, f"{where}.tool")]
-    wanted = adapter_settings(tool_class.Settings, part.tool, f"{where}.tool").placed(base)
-    tool = tool_class(wanted, runner, database, inherited=inherited())
-    if len(part.platform) != 1:
-        raise ConfigError(f"{where}.platform: write one platform; lists come with the platforms that stop writers.")
-    platform_class = PLATFORMS[adapter_kind(part.platform[0], PLATFORMS, f"{where}.platform")]
-    platform = platform_class(adapter_settings(platform_class.Settings, part.platform[0], f"{where}.platform"))
-    if not isinstance(part.backups.store, str):
-        raise ConfigError(f"{where}.backups.store: write a folder, such as ./backups.")
-    backup_class = BACKUPS["dump"]
-    backup = backup_class(STORES["directory"](base / part.backups.store), part.admin, backup_class.Settings(), embedded=binaries)
-    return TargetParts(
-        name=name, channels=part.channels, tool=tool, database=database, backup=backup, platform=platform, verify=part.verify,
-        health=part.health, keep=part.backups.keep, questions=part.questions, checklist=part.checklist,
     )  # fmt: skip

@@ -8,7 +8,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from typing import Any
+from typing import Any, Literal
 
 from bot import config as configuration
 from bot import show
@@ -81,10 +81,20 @@ async def check(shell: Shell, args: Namespace) -> int:
 
 
 async def run(shell: Shell, args: Namespace) -> int:
+    return await _begin(shell, args, "downgrade")
+
+
+async def reapply(shell: Shell, args: Namespace) -> int:
+    return await _begin(shell, args, "reapply")
+
+
+async def _begin(shell: Shell, args: Namespace, strategy: Literal["downgrade", "reapply"]) -> int:
     by = shell.who(args)
     target = shell.config.targets.get(args.target)
     channel = target.channels[0] if target and target.channels else None
-    request = Request(target=args.target, rev=args.rev, reason=args.reason, severity=Severity(args.sev), by=by, channel=channel)
+    request = Request(
+        target=args.target, rev=args.rev, reason=args.reason, severity=Severity(args.sev), by=by, channel=channel, strategy=strategy
+    )  # fmt: skip
     carried = await shell.app.carries()
     begun = await shell.app.rollbacks.request(request)
     shell.say(f"run {begun.id}") if not args.json else None
@@ -167,10 +177,10 @@ async def history(shell: Shell, args: Namespace) -> int:
 
 
 async def backups(shell: Shell, args: Namespace) -> int:
-    kept = await shell.app.rollbacks.backups(shell.target(args))
+    target = shell.target(args)
+    kept, archives = await shell.app.rollbacks.backups(target), await shell.app.journal.archives(target)
     told = [{**one, "file": one["file"].model_dump(mode="json")} for one in kept]
-    lines = [f"{one['made']:%Y-%m-%d %H:%M} UTC  {one['name']}  at {one['revision']}  {one['file'].size} bytes  {one['file'].path}" for one in kept]
-    shell.out(args, {"backups": told}, "\n".join(lines) or "no backups yet")
+    shell.out(args, {"backups": told, "archives": [show.archive_json(*each) for each in archives]}, show.backups(kept, archives))
     return 0
 
 
@@ -218,7 +228,8 @@ async def _reported(shell: Shell, run_id: str) -> bool:
 
 
 COMMANDS: dict[str, Command] = {
-    "plan": plan, "check": check, "run": run, "approve": approve, "withdraw": withdraw, "reject": reject, "decide": decide, "abort": abort,
+    "plan": plan, "check": check, "run": run, "reapply": reapply,
+    "approve": approve, "withdraw": withdraw, "reject": reject, "decide": decide, "abort": abort,
     "note": note, "status": status, "report": report, "history": history, "backups": backups,
 }  # fmt: skip
 

@@ -11,13 +11,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import NoneType
-from typing import Any, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from bot import policy, yamlfile
 from bot.errors import ConfigError
-from bot.model import Connect, LossClass, Severity
+from bot.evidence import LossClass
+from bot.model import Connect, Severity
 from bot.values import Boxes, Duration, Expectation, Id, Options, Platforms, Seats, Server, Size, Store, Url, WebAddress
 
 #: a target named like one of these could not be told from it in a command
@@ -93,6 +94,7 @@ class Policy(Part):
     medium: Rule | None = Field(None, description="The rule for severity medium.")
     low: Rule | None = Field(None, description="The rule for severity low.")
     loss: LossRules = Field(LossRules(), description="Seats by loss class; with the severity's, the larger number counts.")
+    unrehearsed: Seats = Field({}, description="Seats besides when the plan could not be tried on a copy.")
 
     def rules(self) -> dict[Severity, policy.Rule]:
         found = {severity: getattr(self, severity.value) for severity in Severity}
@@ -150,6 +152,13 @@ class Rehearsal(Part):
     server: Server = Field("throwaway", repr=False, description="throwaway, same, none, or a server's URL.")
     max_size: Size = Field(_written("20GB"), description="The largest database that is copied.")
     within: Duration = Field(_written("15m"), description="How long it may take.")
+    env: dict[str, str] = Field({}, repr=False, description="Variables for the tool on the copy, besides tool.env.")
+
+
+class PutBackRules(Part):
+    """How what an earlier downgrade destroyed comes back."""
+
+    triggers: Literal["fire", "off"] = Field("fire", description="Whether the tables' own triggers fire meanwhile: fire, or off.")
 
 
 class TargetConfig(Part):
@@ -166,6 +175,7 @@ class TargetConfig(Part):
     rehearsal: Rehearsal = Field(Rehearsal(), description="Bounds of the trial run on a copy.")
     verify: tuple[Check, ...] = Field((), description="Verifications that run after the downgrade.")
     health: Health | None = Field(None, description="Where the application says that it is well.")
+    put_back: PutBackRules = Field(PutBackRules(), description="How an archive is put back.")
     questions: Boxes = Field(QUESTIONS, description="When not to roll back; shown on the card.")
     checklist: Boxes = Field(CHECKLIST, description="What to have done before; shown on the card.")
     _name: str = PrivateAttr("")
@@ -276,6 +286,7 @@ def _disagreements(config: Config) -> Iterator[str]:
 def _named_roles(config: Config) -> Iterator[tuple[str, str]]:
     for severity, rule in config.policy.rules().items():
         yield from ((f"policy.{severity}.approve.{role}", role) for role in rule.approve)
+    yield from ((f"policy.unrehearsed.{role}", role) for role in config.policy.unrehearsed)
     for loss, seats in config.policy.for_loss().items():
         yield from ((f"policy.loss.{loss}.{role}", role) for role in seats)
     yield from ((f"escalation.ladder[{number}]", role) for number, role in enumerate(config.escalation.ladder))

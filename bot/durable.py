@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Protocol
 
 from bot.errors import BackoutError
-from bot.model import Attempt, AttemptState, Plan
-from bot.ports import Backup, Clock, Database, Journal, MigrationTool, Platform, Web
+from bot.evidence import Rehearsal
+from bot.keeping import Archives, Backup
+from bot.model import Attempt, AttemptState, Connect, Plan, State
+from bot.ports import Clock, Database, Journal, MigrationTool, Platform, Scratches, Web
 
 
 class OnCrash(StrEnum):
@@ -67,15 +69,31 @@ class HealthCheck(Protocol):
 
 
 @dataclass(frozen=True)
+class RehearsalRules:
+    """`where` is None when the target is not rehearsed; then `why_not` says why. `max_size` in bytes."""
+
+    where: Scratches | None
+    max_size: int
+    within: dt.timedelta
+    why_not: str = ""
+
+
+@dataclass(frozen=True)
 class TargetParts:
-    """What a step may use of a target."""
+    """What a step may use of a target. While writers are stopped, `database` and `tool` enter as the platform says."""
 
     name: str
     channels: tuple[str, ...]
     tool: MigrationTool
     database: Database
     backup: Backup
+    archives: Archives
     platform: Platform
+    rehearsal: RehearsalRules
+    #: database and tool, entered by another role
+    enter: Callable[[Connect], tuple[Database, MigrationTool]]
+    #: whether the user's triggers fire when an archive is put back
+    triggers: bool
     verify: tuple[SqlCheck, ...]
     health: HealthCheck | None
     #: how long a backup is kept after its run
@@ -113,16 +131,29 @@ class World:
     replan: Callable[[], Awaitable[None]]
     #: everything that is checked after the downgrade
     verification: Callable[[World], Awaitable[list[dict[str, Any]]]]
+    #: the application's health, as a list of checks
+    health: Callable[[World], Awaitable[list[dict[str, Any]]]]
+    #: what will be lost, counted now; raises PlanChanged when it grew beyond what was approved
+    counted_again: Callable[[], Awaitable[None]]
+    #: the plan on a copy
+    rehearsal: Callable[[World], Awaitable[Rehearsal]]
     changed: Callable[[], Awaitable[None]]
+    rehearsing: bool = False
+    stopped: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def application(self) -> str:
         return application(self.run, self.step, self.attempt)
 
+    def on(self, database: Database) -> World:
+        """The same work on another database, e.g. on a copy."""
+        return replace(self, target=replace(self.target, database=database))
+
     async def may_begin(self) -> bool:
         run = await self.journal.run(self.run)
         last = run.last_attempt(self.step)
-        return last is not None and last.attempt == self.attempt and last.state is AttemptState.INTENDED and run.digest == self.plan.digest()
+        mine = last is not None and last.attempt == self.attempt and last.state is AttemptState.INTENDED
+        return mine and (run.state is State.REHEARSING if self.rehearsing else run.digest == self.plan.digest())
 
     async def remember(self, **facts: Any) -> None:
         await self.journal.remember(self.run, self.step, self.attempt, facts)

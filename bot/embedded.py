@@ -15,8 +15,10 @@ import os
 import pwd
 import secrets
 import shutil
+import signal
 import socket
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
@@ -67,16 +69,23 @@ def _major_of(folder: Path) -> int | None:
 
 
 class EmbeddedPostgres:
-    """A cluster by the name `name` that belongs to `home`. `durable=False` is for tests: a crash of the machine may lose it.
+    """A cluster by the name `name` that belongs to `home`. `durable=False`: a crash of the machine may lose it.
 
+    `programs` is a folder of that major version's programs, instead of the wheel's; `settings` go into its postgresql.conf when it is made.
     `start` may be called again: it starts a server that died. Raises ConfigError, ProgramFailed (with the end of the server's log).
     """
 
-    def __init__(self, home: Path, *, name: str = "journal", major: int = 18, durable: bool = True) -> None:
+    def __init__(
+        self, home: Path, *, name: str = "journal", major: int = 18, durable: bool = True,
+        programs: Path | None = None, superuser: str = ACCOUNT, settings: Mapping[str, str] | None = None,
+    ) -> None:  # fmt: skip
         self._home = home.absolute()
         self._name = name
         self._major = major
         self._durable = durable
+        self._given = programs
+        self._superuser = superuser
+        self._settings = {**_SETTINGS, **(settings or {})}
         self._account: pwd.struct_passwd | None = None
         self._users: int | None = None
         #: where the cluster lies, once it was started
@@ -110,6 +119,22 @@ class EmbeddedPostgres:
             await asyncio.to_thread(guardian.stop, self._data)
         finally:
             self._leave()
+
+    async def remove(self) -> bool:
+        """Leave, stop it at once, and take it away with all that is in it. False: somebody else uses it."""
+        self._account = await _account() if os.geteuid() == 0 else None
+        self.directory = await self._place()
+        if self._users is None:
+            self._users = os.open(self.directory / "users.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            while not _try(self._users, fcntl.LOCK_EX):
+                if _try(self._users, fcntl.LOCK_SH):
+                    return False
+                await asyncio.sleep(0.05)  # the guardian was faster, and is stopping it
+            await asyncio.to_thread(_destroy, self.directory)
+        finally:
+            self._leave()
+        return True
 
     async def __aenter__(self) -> Connect:
         return await self.start()
@@ -156,7 +181,7 @@ class EmbeddedPostgres:
             await self._create(password)
         await self._guard()
         port = await self._serve()
-        return Connect(host="127.0.0.1", port=port, user=ACCOUNT, password=password, database="postgres")
+        return Connect(host="127.0.0.1", port=port, user=self._superuser, password=password, database="postgres")
 
     def _password(self) -> str:
         kept = self.directory / "password"
@@ -178,13 +203,18 @@ class EmbeddedPostgres:
         self._give(secret)
         programs = await self._programs(self._major)
         finished = await self._run(
-            str(programs / "initdb"), "--pgdata", str(new / "data"), "--username", ACCOUNT, "--pwfile", str(secret),
+            str(programs / "initdb"), "--pgdata", str(new / "data"), "--username", self._superuser, "--pwfile", str(secret),
             "--auth", "scram-sha-256", "--encoding", "UTF8", "--no-locale",
-            *(f"--set={key}={value}" for key, value in _SETTINGS.items()), *([] if self._durable else ["--no-sync"]),
+            *([] if self._durable else ["--no-sync"]),
             seconds=300,
         )  # fmt: skip
         if finished.code != 0:
             raise ProgramFailed("The embedded Postgres could not be made.", code=finished.code, output=finished.output)
+        # initdb --set is not there before 16. The last line of a setting counts.
+        with (new / "data" / "postgresql.conf").open("a") as file:
+            file.writelines(f"{key} = '{value}'\n" for key, value in self._settings.items())
+            file.flush()
+            os.fsync(file.fileno())
         (new / "data").rename(self._data)
         shutil.rmtree(new)
 
@@ -261,11 +291,21 @@ class EmbeddedPostgres:
 
     async def _programs(self, major: int) -> Path:
         """The programs where the user who runs them can reach them."""
+        if self._given is not None:
+            return self._given
         found = binaries(major)
         with suppress(ProgramMissing):
             if (await self._run(str(found / "initdb"), "--version")).code == 0:
                 return found
         return await asyncio.to_thread(_copied, found, major)
+
+
+def _destroy(directory: Path) -> None:
+    if (pid := postmaster(directory / "data")) is not None:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGQUIT)  # nothing in it is to be kept
+    guardian.stop(directory / "data")
+    shutil.rmtree(directory, ignore_errors=True)
 
 
 def _copied(found: Path, major: int) -> Path:

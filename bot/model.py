@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import datetime as dt
-import hashlib
-import json
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import Any, Literal
 from urllib.parse import quote
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-
-class Noun(BaseModel):
-    """A frozen value that survives the journal: everything in it is JSON."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+from bot.evidence import Loss, LossClass, Noun, Rehearsal, digest_of, spelled
 
 
 class State(StrEnum):
@@ -38,7 +33,7 @@ TRANSITIONS: dict[State, frozenset[State]] = {
     _S.PLANNING: frozenset({_S.REHEARSING, _S.AWAITING_APPROVAL, _S.REFUSED, _S.ABORTED}),
     _S.REHEARSING: frozenset({_S.AWAITING_APPROVAL, _S.REFUSED, _S.ABORTED}),
     _S.AWAITING_APPROVAL: frozenset({_S.RUNNING, _S.REJECTED, _S.EXPIRED, _S.ABORTED, _S.REFUSED}),
-    _S.RUNNING: frozenset({_S.NEEDS_DECISION, _S.AWAITING_APPROVAL, _S.SUCCEEDED, _S.FAILED, _S.ABORTED, _S.REFUSED}),
+    _S.RUNNING: frozenset({_S.NEEDS_DECISION, _S.REHEARSING, _S.AWAITING_APPROVAL, _S.SUCCEEDED, _S.FAILED, _S.ABORTED, _S.REFUSED}),
     _S.NEEDS_DECISION: frozenset({_S.RUNNING}),
     **{end: frozenset() for end in (_S.SUCCEEDED, _S.FAILED, _S.ABORTED, _S.REJECTED, _S.EXPIRED, _S.REFUSED)},
 }
@@ -53,14 +48,6 @@ class Severity(StrEnum):
     HIGH = "high"
     MEDIUM = "medium"
     LOW = "low"
-
-
-class LossClass(StrEnum):
-    """The plan's."""
-
-    NONE = "none"
-    MEDIUM = "medium"
-    HIGH = "high"
 
 
 DowngradeKind = Literal["real", "empty", "raises", "missing", "unknown"]
@@ -141,48 +128,12 @@ class Session(Noun):
     query: str = ""
 
 
-class Snapshot(Noun):
-    """The catalog at one instant: object name -> definition.
-
-    E.g. 'column public.orders.score' -> 'integer', 'index public.ix' -> 'CREATE INDEX ... [valid]'.
-
-    `counts` are exact rows by 'schema.table'; a table that is not in it was not counted and is named in `uncounted` with the reason.
-    """
-
-    objects: dict[str, str]
-    counts: dict[str, int] = Field(default_factory=dict)
-    uncounted: dict[str, str] = Field(default_factory=dict)
-
-    def fingerprint(self) -> str:
-        return digest_of(self.objects)
-
-
 class Answer(Noun):
     """Rows of a verification query; values are JSON (dates and numerics as text)."""
 
     columns: tuple[str, ...]
     rows: tuple[tuple[Any, ...], ...]
     truncated: bool = False
-
-
-class BackupFile(Noun):
-    """A copy of a target that lies in a store."""
-
-    name: str
-    path: str
-    sha256: str
-    size: int
-    format: str = "custom"
-    objects: int = 0
-
-
-class Loss(Noun):
-    """One thing that the downgrade destroys, as far as reading the scripts tells. `certain` is False where the script can't be read."""
-
-    kind: Literal["table", "column", "rows", "index", "constraint", "policy", "type", "unreadable"]
-    name: str
-    revision: str
-    certain: bool = True
 
 
 class Undone(Noun):
@@ -197,16 +148,32 @@ class PlanStep(Noun):
     params: dict[str, Any] = Field(default_factory=dict)
 
 
+class Option(Noun):
+    """A way back, beside the others. `seconds` None: not measured."""
+
+    name: Literal["downgrade", "restore", "fix forward"]
+    loses: str
+    seconds: float | None = None
+    certain: str
+    possible: bool = True
+    recommended: bool = False
+    why: str = ""
+
+
 class Plan(Noun):
-    """Frozen: what will be done to which database. Everything in it is covered by the digest except `expected_seconds` and `remarks`."""
+    """Frozen: what will be done to which database. `loss` is what the rehearsal found; before it, and without one, what the scripts say."""
 
     target: str
-    strategy: Literal["downgrade"] = "downgrade"
+    strategy: Literal["downgrade", "reapply"] = "downgrade"
     from_: str
     to: str
-    #: newest first, in the order in which they are undone
+    #: in the order in which they run: newest first, for a reapply oldest first
     undone: tuple[Undone, ...]
+    #: on a copy, before anybody is asked; empty when the target is not rehearsed
+    rehearse: tuple[PlanStep, ...] = ()
     steps: tuple[PlanStep, ...]
+    #: what reading the scripts says
+    foreseen: tuple[Loss, ...] = ()
     loss: tuple[Loss, ...] = ()
     loss_class: LossClass = LossClass.NONE
     identity: Identity
@@ -215,20 +182,39 @@ class Plan(Noun):
     one_transaction: bool = False
     #: names of the sql verifications, so that editing one changes the digest
     verify: tuple[str, ...] = ()
+    #: the run whose archive is put back; for a reapply
+    archive: str | None = None
+    rehearsal: Rehearsal | None = None
+    options: tuple[Option, ...] = ()
     expected_seconds: float | None = None
     remarks: tuple[str, ...] = ()
 
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """The tables that it locks or takes from, as far as is known."""
+        locked = [one.table for one in self.rehearsal.locks] if self.rehearsal else []
+        return tuple(dict.fromkeys([*locked, *(one.table for one in self.loss if one.table)]))
+
+    @property
+    def versions(self) -> str:
+        """The tool's own table, as the catalog spells it."""
+        return spelled(*([self.version_table_schema] if self.version_table_schema else []), self.version_table)
+
+    def data(self, losses: Iterable[Loss]) -> tuple[Loss, ...]:
+        """Without the tool's own table, which changes in any case."""
+        return tuple(one for one in losses if one.name != self.versions and not one.name.startswith(f"{self.versions}."))
+
     def digest(self) -> str:
-        """sha256, hex, of the canonical JSON. The postmaster's start is not part of it: a restart is the same database."""
-        body = self.model_dump(mode="json", exclude={"expected_seconds", "remarks"})
+        """sha256, hex, of the canonical JSON of what can be equal twice (databases.md F6): objects and classes of loss, never counts or times.
+
+        The postmaster's start is not part of it: a restart is the same database.
+        """
+        body = self.model_dump(mode="json", exclude={"expected_seconds", "remarks", "options", "rehearsal", "loss", "foreseen"})
         body["identity"].pop("started")
+        for name in ("loss", "foreseen"):
+            body[name] = sorted(loss.thing() for loss in getattr(self, name))
+        body["rehearsal"] = self.rehearsal.covered() if self.rehearsal else None
         return digest_of(body)
-
-
-def digest_of(value: Any) -> str:
-    """sha256, hex, of canonical JSON: sorted keys, no spaces, UTF-8."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 class Person(Noun):
@@ -263,6 +249,7 @@ class Request(Noun):
     reason: str
     severity: Severity
     by: Person
+    strategy: Literal["downgrade", "reapply"] = "downgrade"
     #: the Slack channel of the card; None when the target has none
     channel: str | None = None
     #: where a private answer may go; emptied once used
@@ -283,6 +270,8 @@ class Attempt(Noun):
     attempt: int
     state: AttemptState
     executor: str
+    #: of the run: another plan begins another round
+    round: int = 1
     began: dt.datetime
     ended: dt.datetime | None = None
     summary: str = ""
@@ -321,12 +310,18 @@ class Run(Noun):
     decision: str | None = None
     refusal: dict[str, str] | None = None
     attempts: tuple[Attempt, ...] = ()
+    round: int = 1
     seq: int
     created: dt.datetime
     ended: dt.datetime | None = None
 
+    @property
+    def current(self) -> tuple[Attempt, ...]:
+        """The attempts at this plan; those at a plan before it are history."""
+        return tuple(a for a in self.attempts if a.round == self.round)
+
     def last_attempt(self, step: str) -> Attempt | None:
-        mine = [a for a in self.attempts if a.step == step]
+        mine = [a for a in self.current if a.step == step]
         return mine[-1] if mine else None
 
     @property

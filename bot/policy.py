@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 
 from bot.errors import Denied, Refusal
-from bot.model import LossClass, Need, Noun, Seat, Severity
+from bot.evidence import LossClass, Noun
+from bot.model import Need, Seat, Severity
 
 
 class Rule(Noun):
@@ -27,8 +28,9 @@ def need(
     loss_class: LossClass,
     rules: Mapping[Severity, Rule],
     loss: Mapping[LossClass, Mapping[str, int]],
+    besides: Mapping[str, int] | None = None,
 ) -> Need:
-    """The seat-wise maximum of what the severity and the loss class ask for, in the severity's order, then in the loss class's.
+    """The seat-wise maximum of what the severity, the loss class and `besides` ask for, in that order.
 
     Raises Refusal(no_policy_for_severity) when the severity has no rule or its rule has no seats.
     """
@@ -40,8 +42,9 @@ def need(
             f"Add policy.{severity} to backout.yml, or ask again with another severity.",
         )
     for_loss = loss.get(loss_class, {})
-    order = dict.fromkeys([*rule.approve, *for_loss])
-    counts = {role: max(rule.approve.get(role, 0), for_loss.get(role, 0)) for role in order}
+    asked = (rule.approve, for_loss, besides or {})
+    order = dict.fromkeys(role for each in asked for role in each)
+    counts = {role: max(each.get(role, 0) for each in asked) for role in order}
     roles = tuple(role for role, count in counts.items() for _ in range(count))
     return Need(roles=roles, within=rule.within, self_approval=rule.self_approval, advice=rule.advice)
 

@@ -9,25 +9,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from bot.errors import Refusal
-from bot.model import (
-    Alarm,
-    Answer,
-    Attempt,
-    BackupFile,
-    Connect,
-    Delivery,
-    Event,
-    History,
-    Identity,
-    Person,
-    Plan,
-    Request,
-    Run,
-    Session,
-    Snapshot,
-    State,
-    View,
-)  # fmt: skip
+from bot.evidence import Archive, BackupFile, Loss, Part, PutBack, Snapshot, Touched
+from bot.keeping import ArchiveSink, ArchiveSource, Work
+from bot.model import Alarm, Answer, Attempt, Connect, Delivery, Event, History, Identity, Person, Plan, Request, Run, Session, State, View
 
 Progress = Callable[[str], Awaitable[None]]
 
@@ -66,8 +50,9 @@ class Fence(Protocol):
 class Database(Protocol):
     """A target's server: identity, fence, sessions, catalogs. Raises Refusal(unreachable | wrong_credentials) on connecting."""
 
-    #: how the tool enters the database
+    #: how the tool enters the database, and how Backout does
     tool: Connect
+    admin: Connect
 
     async def identity(self) -> Identity: ...
     async def examine(self) -> None:
@@ -95,6 +80,107 @@ class Database(Protocol):
     async def end_sessions(self, application: str) -> tuple[Session, ...]:
         """Terminate them and see them gone. Raises OutcomeUnknown when they would not go."""
 
+    async def objections(self, max_size: int) -> tuple[str, ...]:
+        """Why no copy may be taken of it now (databases.md F3), in sentences with the number; `max_size` in bytes."""
+
+    async def holders(self, tables: Sequence[str]) -> tuple[Session, ...]:
+        """Client sessions that hold a lock on one of these tables now, ours left out. Names are quoted as in SQL."""
+
+    async def end(self, sessions: Sequence[Session]) -> tuple[Session, ...]:
+        """Terminate these, found the moment before, and see them gone: who was ended. Raises StepFailed (not allowed), OutcomeUnknown."""
+
+    async def sizes(self, tables: Sequence[str]) -> Mapping[str, tuple[int, int]]:
+        """Bytes with indexes, and estimated rows, of those that are there."""
+
+    async def written_since(self, table: str, schema: str | None, tables: Sequence[str]) -> Mapping[str, str]:
+        """Writes since the migration, by table, in words (databases.md F20): 'at least 12 rows ...' or 'not knowable here: why'."""
+
+    # what a rollback destroys
+
+    async def lost_since(self, before: Connect, progress: Progress) -> tuple[Loss, ...]:
+        """What is in the database `before` and not here: every relation compared, rows and values counted. `before` is a copy on the same server:
+        relations keep their OIDs in it. Revisions are not known here."""
+
+    async def touched_since(self, before: Connect, progress: Progress) -> tuple[tuple[Loss, ...], Mapping[str, Touched]]:
+        """The same, and by table which rows are gone or changed."""
+
+    async def recount(self, losses: Sequence[Loss], within: dt.timedelta) -> tuple[Loss, ...]:
+        """The same things, counted here and now; what could not be counted has no count, and its `why` says so."""
+
+    # the restore point
+
+    async def may_clone(self) -> str | None:
+        """Why a clone can't be made on this server (rights, size), in a sentence; None when it can."""
+
+    async def clone(self, name: str, note: str) -> BackupFile:
+        """A copy as a database beside it that nobody else enters; `note` is its comment, by which it is known. Nobody may be in this one.
+
+        Raises StepFailed (somebody is in it; named), OutcomeUnknown."""
+
+    async def drop_clone(self, file: BackupFile, note: str) -> None:
+        """Only when OID and comment agree; a clone that is gone is no error. Raises StepFailed."""
+
+    def how_to_go_back(self, file: BackupFile) -> tuple[str, ...]:
+        """The commands for a person at a shell that put a clone in this database's place; no secrets in them."""
+
+    def beside(self, name: str) -> Database:
+        """Another database of this server, entered as Backout."""
+
+    # the archive
+
+    async def archive(
+        self, losses: Sequence[Loss], sink: ArchiveSink, progress: Progress, touched: Mapping[str, Touched]
+    ) -> tuple[tuple[Part, ...], Mapping[str, str]]:
+        """Copy what will be lost out of this database: the parts, and by name what could not be copied, with the reason.
+
+        Of `rows` and `values` those that are `touched`; all rows of a table that is not in it."""
+
+    async def prove_archive(self, parts: Sequence[Part], source: ArchiveSource, progress: Progress, touched: Mapping[str, Touched]) -> None:
+        """The stored bytes, read again, are what this database holds. Raises StepFailed."""
+
+    async def put_back(self, kept: Archive, source: ArchiveSource, progress: Progress, *, triggers: bool) -> PutBack:
+        """In one transaction, idempotent; conflicts are left alone and named (databases.md F12). Raises StepFailed, OutcomeUnknown."""
+
+
+class Scratch(Protocol):
+    """A server that holds nothing but a rehearsal: roles as on the target's server, without their passwords."""
+
+    @property
+    def says(self) -> str:
+        """In words: 'a throwaway server, PostgreSQL 18'."""
+
+    @property
+    def version(self) -> int:
+        """server_version_num"""
+
+    @property
+    def partial(self) -> tuple[str, ...]:
+        """What makes evidence from here less than a proof, in sentences; more may come while it is used."""
+
+    async def create(self, name: str) -> None:
+        """An empty database, owned and set up as the target's."""
+
+    async def clone(self, source: str, name: str) -> None: ...
+    async def drop(self, name: str) -> None: ...
+    async def cut_off(self, name: str) -> tuple[str, ...]:
+        """Take out what leads elsewhere: subscriptions, publications, user mappings, schedulers' events; then ANALYZE. What was cut, in sentences."""
+
+    def superuser(self, name: str) -> Connect:
+        """How a copy is restored into that database."""
+
+    def at(self, name: str) -> tuple[Database, MigrationTool]:
+        """The target's own tool and role, led to that database."""
+
+
+class Scratches(Protocol):
+    """Where copies are tried."""
+
+    def open(self, work: Work) -> AbstractAsyncContextManager[Scratch]:
+        """A server of its own; gone afterwards, whatever happens. Raises Refusal(rehearsal_impossible)."""
+
+    async def clean(self) -> None:
+        """Remove what dead processes left behind."""
+
 
 class MigrationTool(Protocol):
     """How a schema goes back. Reads in the application's own environment; changes nothing but in `downgrade`."""
@@ -104,66 +190,13 @@ class MigrationTool(Protocol):
     async def read(self) -> History:
         """History and current revision. Raises Refusal (tool_missing, broken_history, wrong_database, version_table_missing, ...)."""
 
+    async def upgrade(self, to: str, work: Work, *, from_: tuple[str, ...], scripts: Mapping[str, str] | None) -> Mapping[str, Any]:
+        """Forward to an absolute revision; `scripts` are the planned hashes, None: whatever lies there. Facts and errors as `downgrade`."""
+
     async def downgrade(self, to: str, work: Work) -> Mapping[str, Any]:
         """To an absolute revision, on a connection that was proven and fenced. Returns facts: statements, transactions, output, seconds.
 
         Raises StepFailed (the tool said no; nothing is known to have changed), OutcomeUnknown (the connection or the tool was lost)."""
-
-
-class Work(Protocol):
-    """What a step hands to an adapter that does the work."""
-
-    run: str
-    step: str
-    attempt: int
-    plan: Plan
-
-    @property
-    def application(self) -> str:
-        """`backout/<run>/<step>/<attempt>`: the name of every session that this attempt opens."""
-
-    async def may_begin(self) -> bool:
-        """Is this attempt still the journal's current one? Asked after `ready`, before the first statement."""
-
-    async def remember(self, **facts: Any) -> None:
-        """Keep facts of this attempt now, so that they survive our death."""
-
-    async def progress(self, text: str) -> None: ...
-
-
-class Backup(Protocol):
-    """How a copy of the data is made and proven."""
-
-    kind: str
-
-    async def ready(self, server_version: int) -> None:
-        """Raise Refusal(client_older_than_server | tool_missing | tls_unsupported)."""
-
-    async def take(self, name: str, work: Work) -> BackupFile:
-        """Write, checksum, and prove readable to the last byte. A dead attempt leaves only a partial file, which is removed."""
-
-    async def usable(self, file: BackupFile) -> bool:
-        """The file is there and has its checksum."""
-
-    async def remove(self, file: BackupFile) -> None: ...
-    def how_to_restore(self, file: BackupFile) -> tuple[str, ...]:
-        """The commands for a person at a shell; no secrets in them."""
-
-
-class Store(Protocol):
-    """Where dumps are kept. Names are plain file names."""
-
-    async def ready(self) -> None:
-        """Raise Refusal(store_unusable)."""
-
-    def partial(self, name: str) -> Path:
-        """A place to write, not yet part of the store."""
-
-    async def keep(self, name: str) -> tuple[Path, str, int]:
-        """Make the partial file part of the store, durably: path, sha256, bytes."""
-
-    async def checksum(self, name: str) -> str | None: ...
-    async def remove(self, name: str) -> None: ...
 
 
 class Platform(Protocol):
@@ -173,8 +206,20 @@ class Platform(Protocol):
     #: does it stop anybody? False: nothing can be promised about what is written meanwhile
     stops: bool
 
+    async def ready(self) -> tuple[Refusal, ...]:
+        """What stands in its way right now; a warning is not in the way."""
+
+    async def stop_writers(self, work: Work) -> Mapping[str, Any]:
+        """What was there is remembered first, then stopped, then seen stopped. `says` is the line for people. Raises StepFailed."""
+
+    async def prove_stopped(self, work: Work) -> None:
+        """In the same second as the destruction. Raises StepFailed, which names who is still there."""
+
     async def start_writers(self, work: Work) -> Mapping[str, Any]:
-        """Exactly what was stopped; `says` is the line for people."""
+        """Exactly what was stopped, as `work.stopped` says; twice is harmless. `says` is the line for people."""
+
+    async def entrance(self, work: Work) -> Connect | None:
+        """How the tool enters while writers are stopped; None: as always."""
 
 
 class Web(Protocol):
@@ -230,8 +275,11 @@ class Journal(Protocol):
     async def move(self, run: str, to: State, kind: str, **data: Any) -> Event:
         """Change of state and its event. Raises TransitionRefused."""
 
-    async def store_plan(self, run: str, plan: Plan, seats: Sequence[str], **data: Any) -> None:
-        """The plan, its digest and its open seats; former approvals are void. planning|running -> awaiting_approval."""
+    async def store_plan(self, run: str, plan: Plan, **data: Any) -> None:
+        """A plan that is to be rehearsed: another round begins, without digest or seats; former approvals are void. -> rehearsing."""
+
+    async def store_evidence(self, run: str, plan: Plan, seats: Sequence[str], **data: Any) -> None:
+        """The plan with its evidence, its digest and its open seats. -> awaiting_approval."""
 
     async def seat(self, run: str, digest: str, role: str, by: str, **data: Any) -> bool:
         """Fill the first open seat of `role`. False: none is open, the digest is old, the state is another, or they sit already."""
@@ -278,6 +326,11 @@ class Journal(Protocol):
     async def keep_backup(self, target: str, run: str, revision: str, file: BackupFile, until: dt.datetime) -> None: ...
     async def backups(self, target: str) -> tuple[Mapping[str, Any], ...]: ...
     async def forget_backup(self, target: str, name: str) -> None: ...
+    async def keep_archive(self, archive: Archive, until: dt.datetime) -> None: ...
+    async def archives(self, target: str) -> tuple[tuple[Archive, dt.datetime], ...]:
+        """Newest first, each with the time until which it is kept."""
+
+    async def forget_archive(self, target: str, name: str) -> None: ...
     async def accept(self, key: str, kind: str, payload: Mapping[str, Any]) -> bool:
         """Store an incoming request before it is acknowledged. False when it came before."""
 
@@ -299,7 +352,7 @@ class Rollbacks(Protocol):
     async def request(self, request: Request) -> Run:
         """Start a run: stored, planned in the background. Raises Refusal(run_in_progress, unknown_target, ...)."""
 
-    async def preview(self, target: str, rev: str) -> Plan:
+    async def preview(self, target: str, rev: str, strategy: str = "downgrade") -> Plan:
         """What a run would do; changes nothing."""
 
     async def approve(self, run: str, digest: str, by: Person) -> None: ...
@@ -311,6 +364,9 @@ class Rollbacks(Protocol):
     async def cancel(self, run: str, by: Person) -> None: ...
     async def decide(self, run: str, decision: str, by: Person) -> None:
         """`decision`: retry, restore, leave or escalate."""
+
+    async def end_sessions(self, run: str, by: Person) -> None:
+        """End the sessions that are in the downgrade's way now; for whoever may decide."""
 
     async def note(self, run: str, text: str, by: Person) -> None: ...
     async def tick(self, run: str, items: Sequence[str], by: Person) -> None:

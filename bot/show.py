@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
+from bot import words
 from bot.errors import Refusal
+from bot.evidence import Archive, Loss
 from bot.model import Event, Plan, Run, View
+
+_MORE = 20  # losses that a terminal shows
+_COUNTED = {"kind", "name", "revision", "certain", "count", "written", "of", "bytes", "newest", "why"}
+_TRIED = {"done", "why", "server", "partial", "seconds", "statements_total", "expected", "findings", "forward"}
+
+
+def line(text: object) -> str:
+    """Others' words on one line of a terminal, without control and direction characters."""
+    return " ".join("".join(char if char.isprintable() else " " for char in str(text)).split())
 
 
 def plan_json(target: str, plan: Plan | None, refusal: Refusal | None) -> dict[str, Any]:
@@ -20,9 +31,29 @@ def plan_json(target: str, plan: Plan | None, refusal: Refusal | None) -> dict[s
         "steps": [step.name for step in plan.steps] if plan else [],
         "digest": plan.digest() if plan else None,
         "refusal": refusal_json(refusal),
-        "loss": [{"kind": loss.kind, "name": loss.name, "revision": loss.revision} for loss in plan.loss] if plan else [],
+        "loss": [loss_json(loss) for loss in plan.loss] if plan else [],
+        "foreseen": [loss_json(loss) for loss in plan.foreseen] if plan else [],
+        "rehearse": [step.name for step in plan.rehearse] if plan else [],
+        "archive": plan.archive if plan else None,
         "loss_class": plan.loss_class if plan else None,
         "expected_seconds": plan.expected_seconds if plan else None,
+    }
+
+
+def loss_json(loss: Loss) -> dict[str, Any]:
+    """What is null was not counted."""
+    return loss.model_dump(mode="json", include=_COUNTED)
+
+
+def archive_json(made: Archive, until: Any) -> dict[str, Any]:
+    return {
+        "run": made.run,
+        "from": made.upper,
+        "to": made.lower,
+        "file": made.file.model_dump(mode="json"),
+        "tables": [{"table": part.table, "what": part.what, "rows": part.rows, "bytes": part.bytes} for part in made.parts],
+        "left_out": made.left_out,
+        "keep_until": until,
     }
 
 
@@ -46,7 +77,20 @@ def status_json(view: View) -> dict[str, Any]:
         "seats": [{"role": seat.role, "by": seat.by} for seat in view.seats],
         "steps": [{"name": s.name, "state": s.state, "attempt": s.attempt, "seconds": s.seconds} for s in view.steps],
         "refusal": run.refusal,
+        "strategy": run.plan.strategy if run.plan else run.request.strategy,
+        "loss": [loss_json(loss) for loss in run.plan.loss] if run.plan else [],
+        "loss_class": run.plan.loss_class if run.plan else None,
+        "expected_seconds": run.plan.expected_seconds if run.plan else None,
+        "rehearsal": _rehearsal_json(run.plan),
     }
+
+
+def _rehearsal_json(plan: Plan | None) -> dict[str, Any] | None:
+    """Null while there is none; the whole of it is in the file of the thread."""
+    found = plan.rehearsal if plan else None
+    if found is None:
+        return None
+    return found.model_dump(mode="json", include=_TRIED)
 
 
 def check_json(target: str, reasons: Iterable[Refusal]) -> dict[str, Any]:
@@ -63,19 +107,56 @@ def refusal(found: Refusal) -> str:
 def plan(made: Plan) -> str:
     """What a run would do, the decision first."""
     expected = f"{made.expected_seconds:.0f} s (median of earlier runs)" if made.expected_seconds is not None else "not measured yet"
-    lines = [f"{made.target}: {made.from_} -> {made.to}, by {made.strategy}", "", "undone, newest first:"]
-    lines += [f"  {one.revision}  {one.message}  {(one.date or '')[:16]}".rstrip() for one in made.undone]
-    lines += ["", f"lost (class {made.loss_class}), as far as reading the scripts goes:"]
-    lines += [f"  {one.kind} {one.name}  by {one.revision}" for one in made.loss] or ["  nothing"]
+    moved = "applied, oldest first:" if made.strategy == "reapply" else "undone, newest first:"
+    lines = [f"{made.target}: {made.from_} -> {made.to}, by {made.strategy}", "", moved]
+    lines += [f"  {one.revision}  {line(one.message)}  {(one.date or '')[:16]}".rstrip() for one in made.undone]
+    lines += ["", f"lost (class {made.loss_class}), {_known(made)}:", *_losses(made.loss)]
     lines += ["", f"steps: {', '.join(step.name for step in made.steps)}", f"expected time: {expected}", f"digest: {made.digest()}"]
-    lines += [f"note: {remark}" for remark in made.remarks]
+    lines += [f"note: {line(remark)}" for remark in made.remarks]
     return "\n".join(lines)
+
+
+def _known(made: Plan) -> str:
+    tried = made.rehearsal
+    if tried is not None and tried.done:
+        return "as a copy showed it"
+    return "as far as reading the scripts goes" + (
+        f" (not tried on a copy: {line(tried.why)})" if tried is not None else "; a run tries it on a copy first"
+    )
+
+
+def _losses(losses: Iterable[Loss]) -> Iterator[str]:
+    found = words.worst_first(losses)
+    for one in found[:_MORE]:
+        yield f"  {words.line(one, line, line)}{f', by {line(one.revision)}' if one.revision else ''}"
+    if len(found) > _MORE:
+        yield f"  and {len(found) - _MORE} more"
+    if not found:
+        yield "  nothing"
+
+
+def _evidence(made: Plan) -> Iterator[str]:
+    """What the copy showed, in few lines."""
+    tried = made.rehearsal
+    if tried is None:
+        return
+    if not tried.done:
+        yield f"  NOT tried on a copy: {line(tried.why)}"
+        return
+    yield f"  tried on {line(tried.server or 'a copy')}: {words.span(words.moved(tried))}, {words.many(tried.statements_total, 'statement')}"
+    yield from (f"  {said}" for said in (words.expected(tried, line), words.forward(tried, line)) if said)
+    yield from (f"  {words.locked(one, line)}" for one in tried.locks[:3])
+    yield from (f"  reservation: {line(one)}" for one in tried.partial)
+    yield from (f"  put back on the copy: {line(one)}" for one in tried.put_back)
 
 
 def status(view: View) -> str:
     run = view.run
     lines = [f"{run.id}  {run.target}: {run.from_ or '?'} -> {run.to}  {run.state}", f"  {run.request.severity}, asked by {run.request.by.id}: "]
     lines[1] += " ".join(run.request.reason.split())
+    if run.plan is not None and run.digest is not None:
+        lines += [*_evidence(run.plan), f"  lost (class {run.plan.loss_class}), {_known(run.plan).partition(' (')[0]}:"]
+        lines += [f"  {one}" for one in _losses(run.plan.loss)]
     lines += [f"  seat {seat.role}: {seat.by or 'open; ' + (', '.join(seat.holders) or 'nobody holds it')}" for seat in view.seats]
     for step in view.steps:
         took = f" {step.seconds:.1f} s" if step.seconds is not None else ""
@@ -95,6 +176,20 @@ def history(runs: Iterable[Run]) -> str:
     return "\n".join(lines) or "no runs yet"
 
 
+def backups(kept: Iterable[Any], archives: Iterable[tuple[Archive, Any]]) -> str:
+    """Copies of the whole database, then what downgrades destroyed."""
+    lines = [
+        f"{one['made']:%Y-%m-%d %H:%M} UTC  {one['name']}  at {one['revision']}  {one['file'].size} bytes  {one['file'].path}  "
+        f"kept until {one['keep_until']:%Y-%m-%d %H:%M} UTC"
+        for one in kept
+    ]
+    for made, until in archives:
+        tables = ", ".join(f"{words.many(part.rows, 'row')} of {line(part.table)}" for part in made.parts[:3])
+        kept_until = f"kept until {until:%Y-%m-%d %H:%M} UTC; put back by: backout reapply {made.target} {made.upper}"
+        lines.append(f"archive  {made.file.name}  {made.upper} -> {made.lower}  {tables or 'nothing'}  {made.file.path}  {kept_until}")
+    return "\n".join(lines) or "no backups yet"
+
+
 def event(happened: Event) -> str:
     """A line of progress; empty for what only the journal needs."""
     data = happened.data
@@ -106,6 +201,12 @@ def event(happened: Event) -> str:
             return f"{at}  {data['step']} done in {data['seconds']:.1f} s: {data['summary']}"
         case "step_failed" | "step_unknown":
             return f"{at}  {data['step']} {happened.kind.removeprefix('step_')}: {data['message']}"
+        case "planned" if not data.get("digest"):
+            return f"{at}  planned: {data.get('from')} -> {data.get('to')}; it is tried on a copy first"
+        case "planned" | "rehearsed":
+            return f"{at}  {happened.kind}: {data.get('from')} -> {data.get('to')}, loss class {data.get('loss_class')}"
+        case "voided":
+            return f"{at}  the plan changed, earlier approvals are void: {line('; '.join(map(str, data.get('what', ()))))}"
         case "asked":
             return f"{at}  waiting for {', '.join(data['roles'])} ({', '.join(data['people']) or 'nobody holds that'})"
         case "approved":

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from bot.errors import Refusal
+from bot.evidence import Archive, size
 from bot.model import ENDS, Plan, Run, State, View
 from handlers import story
 from handlers.blocks import listing
@@ -23,6 +25,7 @@ def help_(command: str, targets: Collection[str]) -> str:
             "*Take a migration back.* REV is the one that stays; everything above it is undone.",
             f"`{command} 0004 sev high because orders fail`   `{command} -1`   `{command} shop base`",
             f"`{command} plan -1`  what it would do, changing nothing",
+            f"`{command} reapply 0005 sev high because the fix is out`  forward again, with what was archived put back",
             f"`{command} status`  `abort`  `report`  of the newest run here, or of a RUN",
             f"`{command} note traffic is normal again`  for the report; in a run's thread just write",
             f"`{command} history`  `backups`  `check`  can it be rolled back right now",
@@ -33,10 +36,11 @@ def help_(command: str, targets: Collection[str]) -> str:
 
 def status(view: View, link: str) -> str:
     run = view.run
-    lines = [f"*{safe(run.target)}: {safe(story.way(run), 100)} · {story.STATES[run.state]}* · {code(run.id)}", story.asking(run)]
+    lines = [f"*{safe(run.target)}: {safe(story.way(run), 100)} · {story.state(run)}* · {code(run.id)}", story.asking(run)]
     if run.state is State.REFUSED and run.refusal:
         lines.append(f"{safe(run.refusal.get('message', ''), 500)} {safe(run.refusal.get('next', ''), 300)}")
     if run.plan and run.state not in ENDS:
+        lines += [] if run.state in {State.PLANNING, State.REHEARSING} else [story.tried(view)]
         lines.append(f"{story.losses(run.plan)} {story.expected(run.plan)}")
     lines += [story.seat_line(seat) for seat in view.seats]
     if view.until and run.state is State.AWAITING_APPROVAL:
@@ -52,7 +56,8 @@ def plan(made: Plan) -> str:
     steps = ", ".join(code(step.name, 40) for step in made.steps)
     return "\n".join(
         (
-            f"*This would undo {story.undoing(made)}.* {story.losses(made)} Nothing was changed.",
+            f"*This would {story.undoing(made)}.* {story.losses(made)} Nothing was changed.",
+            _copy(made),
             listing(story.undone_lines(made), 1200, _LEFT_OUT),
             f"Destroyed (loss class {made.loss_class}):",
             listing(story.loss_lines(made), 1200, _LEFT_OUT) or "nothing that reading the scripts found",
@@ -63,18 +68,32 @@ def plan(made: Plan) -> str:
     )
 
 
+def _copy(made: Plan) -> str:
+    """A plan alone is never tried; whether a run would be."""
+    if made.rehearse:
+        return "A run tries it on a copy first, and counts there what it destroys."
+    return f"A run could not try it on a copy: {safe(made.rehearsal.why if made.rehearsal else '', 300)}"
+
+
 def history(target: str, runs: Sequence[Run]) -> str:
     if not runs:
         return f"{code(target)} was never rolled back from here."
-    lines = [f"{when(run.created)} {code(run.id)} {safe(story.way(run), 100)} *{story.STATES[run.state]}*" for run in runs]
+    lines = [f"{when(run.created)} {code(run.id)} {safe(story.way(run), 100)} *{story.state(run)}*" for run in runs]
     return f"*{safe(target)}, newest first*\n" + listing(lines, _ROOM, _LEFT_OUT)
 
 
-def backups(target: str, kept: Sequence[Mapping[str, Any]]) -> str:
-    if not kept:
+def backups(target: str, kept: Sequence[Mapping[str, Any]], archives: Sequence[tuple[Archive, dt.datetime]] = ()) -> str:
+    """Copies of the whole database, then archives: what downgrades destroyed, and until when it can be put back."""
+    if not kept and not archives:
         return f"There is no backup of {code(target)} that Backout made. Every run takes one before it changes anything."
-    lines = [_backup(each) for each in kept]
-    return f"*Backups of {safe(target)}, newest first*\n" + listing(lines, _ROOM, _LEFT_OUT)
+    parts = [f"*Backups of {safe(target)}, newest first*", listing(map(_backup, kept), _ROOM // 2, _LEFT_OUT) or "none"]
+    if archives:
+        parts += [f"*Archives of {safe(target)}, newest first*", listing((_archive(*each) for each in archives), _ROOM // 2, _LEFT_OUT)]
+    return "\n".join(parts)
+
+
+def _archive(made: Archive, until: dt.datetime) -> str:
+    return f"{code(made.file.name, 120)}, {story.kept(made)}, kept until {when(until)}; it comes back with {story.put_it_back(made)}"
 
 
 def check(target: str, reasons: Sequence[Refusal]) -> str:
@@ -95,11 +114,13 @@ def not_built(verb: str) -> str:
 
 def _backup(kept: Mapping[str, Any]) -> str:
     file = kept.get("file")
-    size = getattr(file, "size", None) or (file.get("size") if isinstance(file, Mapping) else None)
+    count = getattr(file, "size", None) or (file.get("size") if isinstance(file, Mapping) else None)
+    clone = getattr(file, "format", "") == "clone"
     made = kept.get("made")
     until = kept.get("keep_until")
     told = [code(kept.get("name", "?"), 120), f"at revision {code(kept.get('revision') or '?', 40)}"]
-    told += [f"{size / 1_000_000:.1f} MB"] if size else []
+    told += ["a clone beside it"] if clone else []
+    told += [size(count)] if count else []
     told += [f"made {when(made)}"] if made else []
     told += [f"kept until {when(until)}"] if until else []
     return ", ".join(told)

@@ -48,6 +48,8 @@ class Buttons:
             await self._rollbacks.withdraw(run, sender.person)
         elif name == "cancel":
             await self._rollbacks.cancel(run, sender.person)
+        elif name == "end_sessions":
+            await self._rollbacks.end_sessions(run, sender.person)
         elif name in _DECISIONS:
             await self._rollbacks.decide(run, name, sender.person)
         else:

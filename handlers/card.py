@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from datetime import timedelta
 from typing import Any
 
-from bot.model import ENDS, State, View
+from bot import words
+from bot.model import ENDS, Plan, State, View
+from bot.words import many
 from handlers import story
 from handlers.blocks import BOXES, Block, Message, button, checkboxes, confirm, context, header, is_cut, listing, option, section, within_limits
-from handlers.text import clean, code, many, safe, span, when
+from handlers.sentences import SENTENCES
+from handlers.text import clean, code, safe, when
 
-ROOM = 1500  # characters of a list on the card
+ROOM = 700  # characters of a list on the card: on a phone the buttons are seen without much scrolling
+LITTLE = 300
+_WORST = 3  # losses above the buttons
 _SHOWN_BOXES = 20
 
 
 def card(view: View, seq: int | None = None) -> Message:
     """The whole card as it should stand now; the same view and seq give the same bytes. `seq` (default: the journal's) goes into the metadata."""
     run = view.run
-    head = [header(f"{run.target}: {story.way(run)} · {story.STATES[run.state]}"), section(_SENTENCES[run.state](view))]
+    head = [header(f"{run.target}: {story.way(run)} · {story.state(run)}"), section(SENTENCES[run.state](view))]
     blocks = [*head, *(block for part in _ORDER.get(run.state, _ENDED) for block in part(view))]
     text = f"{safe(run.target, 60)}: {safe(run.from_ or '?', 60)} -> {safe(run.to, 60)} · {run.state} · {run.id}"
     return Message(text=text, blocks=within_limits(blocks), metadata=_metadata(view, view.run.seq if seq is None else seq))
@@ -39,95 +43,6 @@ def _metadata(view: View, seq: int) -> dict[str, Any]:
     return {"event_type": "backout_card", "event_payload": payload}
 
 
-# ------------------------------------------------------------------ the sentence that says what is the case, or to be decided
-
-
-def _planning(view: View) -> str:
-    return f"*Finding out* what going back to {code(view.run.to, 40)} would do. Nothing is changed yet."
-
-
-def _rehearsing(view: View) -> str:
-    return "*Trying it on a copy.* Production is not touched."
-
-
-def _awaiting(view: View) -> str:
-    plan = view.run.plan
-    if plan is None:
-        return "*Decide:* approve or reject."
-    missing = len(story.open_seats(view))
-    until = f" until {when(view.until)}" if view.until else ""
-    needed = f"It needs {many(missing, 'more approval')}{until}; the last one starts it."
-    return f"*Decide:* undo {story.undoing(plan)}? {story.losses(plan)} {needed}"
-
-
-def _running(view: View) -> str:
-    if view.run.ending is not None:
-        return f"*Ending as {story.STATES[view.run.ending]}.* What was stopped is started again first."
-    numbered = [(place, step) for place, step in enumerate(view.steps, 1) if step.state == "intended"]
-    if not numbered:
-        return "*Running.* Freeze deploys until this has ended."
-    place, step = numbered[-1]
-    return f"*Running, step {place} of {len(view.steps)}:* {safe(step.says, 120)}. Freeze deploys until this has ended."
-
-
-_CHOICES = "_Retry_ tries the step again. _Leave_ ends the run as it stands and starts the writers. _Escalate_ asks the next in line."
-
-
-def _deciding(view: View) -> str:
-    asked = story.newest(view, "decision_needed")
-    if asked is None:
-        return "*A person must decide* how this goes on."
-    why = safe(asked.data.get("why", ""), 600)
-    return f"*A person must decide.* {why}\nAsked {_minutes(view.now - asked.at)} ago.{_stopped(view)}\n{_CHOICES}"
-
-
-def _stopped(view: View) -> str:
-    stop = view.run.last_attempt("stop_writers")
-    if stop is None or stop.ended is None:
-        return ""
-    return f" Writers are stopped for {_minutes(view.now - stop.ended)}."
-
-
-def _minutes(passed: timedelta) -> str:
-    whole = passed // timedelta(minutes=1)
-    return span(whole * 60) if whole > 0 else "less than a minute"
-
-
-def _ended(view: View) -> str:
-    ended = story.newest(view, "ended")
-    said = safe(ended.data.get("summary", ""), 600) if ended else "" if view.run.attempts else "Nothing was changed."
-    return f"*{story.STATES[view.run.state].capitalize()}.* {said}".rstrip()
-
-
-def _rejected(view: View) -> str:
-    by = story.newest(view, "rejected")
-    why = f" Reason: {safe(by.data.get('reason', ''), 400)}" if by else ""
-    return f"{_ended(view)}{why}"
-
-
-def _refused(view: View) -> str:
-    refusal = view.run.refusal or {}
-    next_ = safe(refusal.get("next", ""), 500)
-    return (
-        f"*Refused* ({code(refusal.get('code', 'refused'))}). {safe(refusal.get('message', ''), 800)}\n{f'*Next:* {next_}' if next_ else ''}".rstrip()
-    )
-
-
-_SENTENCES: Mapping[State, Callable[[View], str]] = {
-    State.PLANNING: _planning,
-    State.REHEARSING: _rehearsing,
-    State.AWAITING_APPROVAL: _awaiting,
-    State.RUNNING: _running,
-    State.NEEDS_DECISION: _deciding,
-    State.SUCCEEDED: _ended,
-    State.FAILED: _ended,
-    State.ABORTED: _ended,
-    State.REJECTED: _rejected,
-    State.EXPIRED: _ended,
-    State.REFUSED: _refused,
-}
-
-
 # ------------------------------------------------------------------ what the decision rests on
 
 
@@ -139,31 +54,102 @@ def _remarks(view: View) -> list[Block]:
 
 
 def _what(view: View) -> list[Block]:
+    """What is undone and destroyed; while it is to be decided, the worst of it."""
     plan = view.run.plan
     if plan is None:
         return []
-    lost = listing(story.loss_lines(plan), ROOM) or "Reading the scripts found nothing."
-    downgrade = view.run.last_attempt("downgrade")
-    undone, destroyed = ("Undone", "Destroyed") if downgrade and downgrade.state == "done" else ("Would be undone", "Would be destroyed")
-    return [
-        section(f"*{undone}, newest first*\n{listing(story.undone_lines(plan), ROOM)}"),
-        section(f"*{destroyed} (loss class {plan.loss_class})*\n{lost}"),
-    ]
+    moved = _moved(view, plan)
+    if view.run.state is State.REFUSED:
+        return moved
+    lines = story.loss_lines(plan, story.found(view.run))
+    shown = lines[:_WORST] if view.run.state is State.AWAITING_APPROVAL else lines
+    more = [f"• and {len(lines) - len(shown)} more, below"] if len(lines) > len(shown) else []
+    if not lines and plan.strategy == "reapply":
+        return moved
+    title = "Destroyed" if story.is_done(view.run, "downgrade") else "Would be destroyed"
+    lost = listing([*shown, *more], ROOM) or ("Nothing." if _proven(plan) else "Reading the scripts found nothing.")
+    return [*moved, section(f"*{title} (loss class {plan.loss_class})*\n{lost}")]
+
+
+def _moved(view: View, plan: Plan) -> list[Block]:
+    """The migrations. A single one that is undone stands in the decision already."""
+    if plan.strategy == "reapply":
+        title = "Applied, oldest first" if story.is_done(view.run, "upgrade") else "Would be applied, oldest first"
+    elif len(plan.undone) > 1:
+        title = "Undone, newest first" if story.is_done(view.run, "downgrade") else "Would be undone, newest first"
+    else:
+        return []
+    return [section(f"*{title}*\n{listing(story.undone_lines(plan), LITTLE)}")]
+
+
+def _proven(plan: Plan) -> bool:
+    return plan.rehearsal is not None and plan.rehearsal.done
+
+
+def _showed(view: View) -> list[Block]:
+    """What the copy showed, in few lines."""
+    tried = view.run.plan.rehearsal if view.run.plan else None
+    if tried is None or not tried.done:
+        return []
+    schema, forward = words.expected(tried, _said), words.forward(tried, _said)
+    good = tried.expected == "same" and tried.forward == "works"
+    found = [*([f"{schema} {forward}"] if good else [schema, forward]), *map(_said, tried.put_back)]
+    if tried.locks:
+        more = f", and {many(len(tried.locks) - 1, 'more table')}" if len(tried.locks) > 1 else ""
+        found.append(words.locked(tried.locks[0], code) + more)
+    if tried.partial:
+        more = f" and {len(tried.partial) - 1} more, below" if len(tried.partial) > 1 else ""
+        found.append(f"with reservations: {_said(tried.partial[0])}{more}")
+    return [section("*What the copy showed*\n" + listing((f"• {each}" for each in found if each), ROOM))]
+
+
+def _details(view: View) -> list[Block]:
+    """Below the buttons: the rest of what the few lines left out."""
+    plan = view.run.plan
+    if plan is None:
+        return []
+    tried = plan.rehearsal
+    found = story.loss_lines(plan)[_WORST:]
+    if tried is not None and tried.done:
+        found += [f"• {words.locked(one, code)}" for one in tried.locks[1:]]
+        found += [f"• {_said(each)}" for each in (*tried.findings[1:], *tried.partial[1:])]
+    return [section("*And besides*\n" + listing(found, ROOM))] if found else []
+
+
+def _said(text: object) -> str:
+    return safe(text, 200)
+
+
+def _options(view: View) -> list[Block]:
+    options = view.run.plan.options if view.run.plan else ()
+    first = sorted(options, key=lambda each: (not each.recommended, not each.possible))
+    return [section("*The ways there are*\n" + listing(map(story.option_line, first), ROOM))] if options else []
+
+
+def _ways_left(view: View) -> list[Block]:
+    """After a copy proved the downgrade wrong."""
+    plan = view.run.plan
+    if plan is None or story.touched(view.run) or not view.run.attempts:
+        return []
+    left = [story.option_line(each) for each in plan.options if each.name != plan.strategy]
+    left = left or ["• restore: from a backup of before the migration, if there is one", "• fix forward: a new migration mends it; nothing is lost"]
+    return [section("*The ways that are left*\n" + listing(left, ROOM))]
 
 
 def _steps(view: View) -> list[Block]:
-    plan = view.run.plan
-    if plan is None or not view.steps:
+    run, plan = view.run, view.run.plan
+    began = any(step.state != "waiting" for step in view.steps)
+    if plan is None or not view.steps or (run.state in ENDS and not began):
         return []
-    done = listing((story.step_line(step, short=view.run.state is State.NEEDS_DECISION) for step in view.steps), 2 * ROOM - 600)
-    expected = [] if view.run.state in ENDS else [context(story.expected(plan))]
-    return [section(f"*Steps ({plan.strategy})*\n{done}"), *expected]
+    done = listing((story.step_line(step, short=run.state is State.NEEDS_DECISION) for step in view.steps), 2 * ROOM)
+    expected = [] if run.state in ENDS or run.state is State.REHEARSING else [context(story.expected(plan))]
+    return [section(f"*Steps ({'on a copy' if run.state is State.REHEARSING else plan.strategy})*\n{done}"), *expected]
 
 
 def plan_is_cut(view: View) -> bool:
     """The card can't show all of the plan, so the thread gets it as a file."""
     plan = view.run.plan
-    return plan is not None and (is_cut(story.undone_lines(plan), ROOM) or is_cut(story.loss_lines(plan), ROOM))
+    return plan is not None and (is_cut(story.undone_lines(plan), LITTLE) or is_cut(story.loss_lines(plan), ROOM))
 
 
 def _seats(view: View) -> list[Block]:
@@ -210,13 +196,26 @@ def _buttons(view: View) -> list[Block]:
     return [{"type": "actions", "block_id": f"backout:{run.id}", "elements": elements}] if elements else []
 
 
+def _in_the_way(view: View) -> list[Block]:
+    """The sessions for which the failed step waited, and a way to end them."""
+    run = view.run
+    last = next((attempt for attempt in reversed(run.current) if attempt.state in {"failed", "unknown"}), None)
+    if last is None or not last.facts.get("blockers"):
+        return []
+    told = "Whoever holds a lock on its tables then is ended, and loses what was not committed."
+    asked = confirm("End the sessions in the way?", told, "End them", "Back")
+    element = button("End these sessions", "end_sessions", f"{run.id}:{run.digest or ''}", style="danger", confirm=asked)
+    return [{"type": "actions", "block_id": f"sessions:{run.id}", "elements": [element]}]
+
+
 #: What a person needs first stands first; what is only looked up stands below the buttons.
 _ORDER: Mapping[State, Sequence[Callable[[View], list[Block]]]] = {
     State.PLANNING: (_asking, _buttons),
-    State.REHEARSING: (_remarks, _what, _asking, _buttons, _steps, _ticks),
-    State.AWAITING_APPROVAL: (_remarks, _what, _seats, _asking, _advice, _buttons, _steps, _ticks),
+    State.REHEARSING: (_buttons, _steps, _asking, _remarks, _what, _ticks),
+    State.AWAITING_APPROVAL: (_remarks, _what, _showed, _options, _seats, _asking, _advice, _buttons, _details, _steps, _ticks),
     State.RUNNING: (_steps, _buttons, _seats, _asking, _what),
-    State.NEEDS_DECISION: (_buttons, _steps, _seats, _asking, _what),
+    State.NEEDS_DECISION: (_buttons, _in_the_way, _steps, _seats, _asking, _what),
+    State.REFUSED: (_ways_left, _steps, _asking, _what),
 }
 _ENDED = (_steps, _seats, _asking, _what)
 
@@ -244,7 +243,9 @@ def _confirm(view: View, label: str) -> Block | None:
     if label == "Approve":
         open_ = len(story.open_seats(view))
         last = "This is the last seat: the run starts at once." if open_ == 1 else "The press that fills the last seat starts the run."
-        return confirm("Approve this rollback?", f"{way}. {last}", "Approve", "Not yet")
+        untried = "" if run.plan is None or _proven(run.plan) else " It was NOT tried on a copy."
+        what = "Approve going forward again?" if story.forward(run) else "Approve this rollback?"
+        return confirm(what, f"{way}.{untried} {last}", "Approve", "Not yet")
     if label == "Cancel" and run.state is State.RUNNING:
         return confirm("Cancel this run?", f"{way}. It stops after the current step and starts what was stopped.", "Stop it", "Let it run")
     if label == "Leave":

@@ -9,10 +9,12 @@ from dataclasses import dataclass, replace
 from bot.errors import UsageError
 from bot.model import Severity
 
-NOT_BUILT = frozenset({"restore", "tables", "pitr", "reapply", "stamp"})
+NOT_BUILT = frozenset({"restore", "tables", "pitr", "stamp"})
+#: what makes a run; "rollback" is no verb: it is meant when none is written
+REQUESTS = frozenset({"rollback", "reapply"})
 _ON_RUNS = frozenset({"status", "abort", "report"})
 _ON_TARGETS = frozenset({"history", "backups", "check"})
-VERBS = frozenset({"plan", "note", "help"}) | _ON_RUNS | _ON_TARGETS | NOT_BUILT
+VERBS = frozenset({"plan", "note", "help", "reapply"}) | _ON_RUNS | _ON_TARGETS | NOT_BUILT
 
 _QUOTES = ('""', "''", "“”", "‘’", "„“", "«»")
 _STEPS_BACK = re.compile(r"[-–—](\d+)")
@@ -37,12 +39,14 @@ def parse(text: str, targets: Collection[str], command: str = "/rollback") -> Co
     words = text.split()
     verb = words[0].lower() if words else ""
     if verb not in VERBS:
-        return _rollback(words, targets, command)
+        return _request("rollback", words, targets, command)
     rest = words[1:]
     if verb in _ON_RUNS:
         return Command(verb, run=_at_most_one(verb, rest, "RUN", command))
     if verb in _ON_TARGETS:
         return Command(verb, target=_known(_at_most_one(verb, rest, "TARGET", command), targets))
+    if verb == "reapply":
+        return _request(verb, rest, targets, command)
     if verb == "plan":
         return _plan(rest, targets, command)
     if verb == "note" and not rest:
@@ -59,13 +63,13 @@ def revision(word: str) -> str:
     return word
 
 
-def _rollback(words: Sequence[str], targets: Collection[str], command: str) -> Command:
+def _request(verb: str, words: Sequence[str], targets: Collection[str], command: str) -> Command:
     target = words[0] if len(words) > 1 and words[0] in targets else None
     rest = list(words[1:] if target else words)
     rev = None
     if rest and not _begins_clause(rest):
         rev = revision(rest.pop(0))
-    return _clauses(Command("rollback", target=target, rev=rev), rest, command)
+    return _clauses(Command(verb, target=target, rev=rev), rest, command)
 
 
 def _plan(words: Sequence[str], targets: Collection[str], command: str) -> Command:
@@ -127,4 +131,5 @@ def _known(target: str | None, targets: Collection[str]) -> str | None:
 
 def _example(command: Command, name: str) -> str:
     target = f"{command.target} " if command.target else ""
-    return f"{name} {target}{(command.rev or '0004')[:40]} sev high because orders fail"
+    verb = "" if command.verb == "rollback" else f"{command.verb} "
+    return f"{name} {verb}{target}{(command.rev or '0004')[:40]} sev high because orders fail"

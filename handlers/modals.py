@@ -13,18 +13,26 @@ REQUEST = "backout_request"
 REJECT = "backout_reject"
 
 
-def request(targets: Sequence[str], given: Mapping[str, str | None], context_: Mapping[str, Any]) -> Block:
-    """Asks for the target, the revision, the reason and the severity; prefilled with what was given."""
+#: the form's title, what the revision is, and an example; by verb
+_ASKS = {
+    "rollback": ("Roll back", "Revision that stays applied", "0004, -1 or base"),
+    "reapply": ("Go forward again", "Revision to go forward to", "0005"),
+}
+
+
+def request(verb: str, targets: Sequence[str], given: Mapping[str, str | None], context_: Mapping[str, Any]) -> Block:
+    """Asks for the target, the revision, the reason and the severity; prefilled with what was given. The form carries the verb for itself."""
+    title, revision, example = _ASKS[verb]
     return {
         "type": "modal",
         "callback_id": REQUEST,
-        "title": plain("Roll back", 24),
+        "title": plain(title, 24),
         "submit": plain("Plan it", 24),
         "close": plain("Not now", 24),
-        "private_metadata": json.dumps(context_),
+        "private_metadata": json.dumps({**context_, "verb": verb}),
         "blocks": [
             _input("target", "Database", _select("target", [option(name, name) for name in targets[:100]], given.get("target"))),
-            _input("rev", "Revision that stays applied", _line("rev", given.get("rev"), "0004, -1 or base", 255)),
+            _input("rev", revision, _line("rev", given.get("rev"), example, 255)),
             _input("reason", "Why", _line("reason", given.get("reason"), "Orders fail since 02:40", 1000)),
             _input("severity", "Severity", _select("severity", [option(each, each) for each in Severity], given.get("severity"))),
             context("Nothing is changed by this. You get a plan, and the people whose role it is approve it."),

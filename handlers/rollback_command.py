@@ -10,7 +10,7 @@ from dataclasses import asdict
 from bot.errors import ChatError, Refusal, UsageError
 from bot.model import Request, Run, Severity
 from bot.ports import Clock, Journal, Rollbacks
-from handlers import answers, grammar, modals
+from handlers import answers, grammar, modals, payload
 from handlers.api import Slack
 from handlers.chat import SlackChat
 from handlers.grammar import Command
@@ -59,11 +59,13 @@ class RollbackCommand:
     async def filled_in(self, item: Item, sender: Sender) -> None:
         """The form `backout_request`."""
         filled = modals.values(item.body["view"])
+        verb = str(payload.private_metadata(item.body).get("verb"))
+        verb = verb if verb in grammar.REQUESTS else "rollback"
         words = filled.get("rev", "").split()
         if len(words) != 1 or not filled.get("reason") or filled.get("severity") not in set(Severity):
-            raise UsageError(f"The form needs one revision, a reason and a severity. Or write: {self._example(Command('rollback'))}")
+            raise UsageError(f"The form needs one revision, a reason and a severity. Or write: {self._example(Command(verb))}")
         command = Command(
-            "rollback", target=filled.get("target"), rev=grammar.revision(words[0]), reason=filled["reason"], severity=Severity(filled["severity"])
+            verb, target=filled.get("target"), rev=grammar.revision(words[0]), reason=filled["reason"], severity=Severity(filled["severity"])
         )
         await self._request(item, sender, command, self._target(sender, command))
 
@@ -71,14 +73,14 @@ class RollbackCommand:
         command = grammar.parse(unescape(text), self._targets, self._command)
         if command.verb in grammar.NOT_BUILT:
             await self._chat.tell(sender.asker, answers.not_built(command.verb))
-        elif command.verb == "rollback":
-            await self._rollback(item, sender, command)
+        elif command.verb in grammar.REQUESTS:
+            await self._begin(item, sender, command)
         else:
             await self._chat.tell(sender.asker, await self._verbs[command.verb](sender, command))
 
     # -------------------------------------------------------------- a request
 
-    async def _rollback(self, item: Item, sender: Sender, command: Command) -> None:
+    async def _begin(self, item: Item, sender: Sender, command: Command) -> None:
         complete = command.rev and command.reason and command.severity
         here = self._here(sender)
         if complete or not here or command.target:
@@ -95,7 +97,7 @@ class RollbackCommand:
             given.setdefault("target", here[0])
         kept = {"channel": sender.channel, "response_url": sender.asker.response_url}
         try:
-            await self._slack.open_view(sender.trigger, modals.request(here, given, kept))
+            await self._slack.open_view(sender.trigger, modals.request(command.verb, here, given, kept))
         except ChatError as error:
             words = self._example(command)
             raise UsageError(f"I need a revision, a severity and a reason, and could not open the form. Write: {words}") from error
@@ -104,7 +106,7 @@ class RollbackCommand:
         assert command.rev and command.reason and command.severity  # noqa: S101, PT018  for the type checker: the callers looked
         request = Request(
             target=target, rev=command.rev, reason=command.reason, severity=command.severity, by=sender.person, channel=sender.channel,
-            response_url=sender.asker.response_url,
+            response_url=sender.asker.response_url, strategy="reapply" if command.verb == "reapply" else "downgrade",
         )  # fmt: skip
         if not (item.again and await self._was_made(request)):
             await self._rollbacks.request(request)
@@ -112,9 +114,8 @@ class RollbackCommand:
     async def _was_made(self, request: Request) -> bool:
         """Did the process that died get as far as making this run?"""
         since = self._clock.now() - _SAME
-        what = (request.rev, request.reason, request.severity, request.by)
         runs = await self._journal.find(target=request.target, channel=request.channel)
-        return any(run.created > since and (run.request.rev, run.request.reason, run.request.severity, run.request.by) == what for run in runs)
+        return any(run.created > since and _asks(run.request) == _asks(request) for run in runs)
 
     # -------------------------------------------------------------- which target, which run
 
@@ -163,7 +164,8 @@ class RollbackCommand:
     def _example(self, command: Command, target: str = "") -> str:
         named = command.target or target
         reason = f"because {command.reason}" if command.reason else "because orders fail"
-        words = [self._command, named, command.rev or "0004", "sev", command.severity or "high", reason]
+        verb = "" if command.verb == "rollback" else command.verb
+        words = [self._command, verb, named, command.rev or "0004", "sev", command.severity or "high", reason]
         return " ".join(str(word) for word in words if word)
 
     # -------------------------------------------------------------- the verbs, answered in private
@@ -194,7 +196,7 @@ class RollbackCommand:
 
     async def _backups(self, sender: Sender, command: Command) -> str:
         target = self._target(sender, command)
-        return answers.backups(target, await self._rollbacks.backups(target))
+        return answers.backups(target, await self._rollbacks.backups(target), await self._journal.archives(target))
 
     async def _check(self, sender: Sender, command: Command) -> str:
         target = self._target(sender, command)
@@ -217,6 +219,10 @@ class RollbackCommand:
     async def _link(self, run: str) -> str:
         card = (await self._journal.deliveries(run)).get("card")
         return self._chat.link(card.channel, card.ts) if card else ""
+
+
+def _asks(request: Request) -> tuple[object, ...]:
+    return request.strategy, request.rev, request.reason, request.severity, request.by
 
 
 def _channels(channels: Sequence[str]) -> str:

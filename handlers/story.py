@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-from bot.model import Event, Loss, Plan, Run, SeatView, State, StepView, View
-from handlers.text import clean, code, many, people, person, safe, span, when
+from bot.evidence import Archive, Loss, size
+from bot.model import AttemptState, Event, Option, Plan, Run, SeatView, State, StepView, View
+from bot.steps import STEPS
+from bot.words import DATA, ISOLATION, destroyed, line, many, moved, span, worst_first
+from handlers.text import clean, code, people, person, safe, when
 
 ARROW = "→"
+#: done to a copy: production does not feel it
+ON_A_COPY = frozenset({"back_up", "rehearse"})
 
 STATES: Mapping[State, str] = {
     State.PLANNING: "planning",
@@ -23,19 +29,8 @@ STATES: Mapping[State, str] = {
     State.REFUSED: "refused",
 }
 
-_DESTROYS: Mapping[str, tuple[str, str]] = {
-    "table": ("drops table", "may drop table"),
-    "column": ("drops column", "may drop column"),
-    "rows": ("deletes rows of", "may delete rows of"),
-    "index": ("drops index", "may drop index"),
-    "constraint": ("drops constraint", "may drop constraint"),
-    "policy": ("drops policy", "may drop policy"),
-    "type": ("drops type", "may drop type"),
-    "unreadable": ("can't be read:", "can't be read:"),
-}
-
-_WORST = ("unreadable", "table", "rows", "type", "column", "policy", "constraint", "index")
-
+_ARCHIVED = frozenset({"table", "rows", "column", "values", "enum"})
+_TOLD = 2  # losses in a sentence
 _MARKS: Mapping[str, str] = {"waiting": "·", "intended": "▸", "done": "✓", "failed": "✗", "unknown": "?"}
 
 
@@ -44,25 +39,39 @@ def newest(view: View, *kinds: str) -> Event | None:
     return next((event for event in reversed(view.events) if event.kind in kinds), None)
 
 
+def forward(run: Run) -> bool:
+    """A reapply goes forward again."""
+    return (run.plan.strategy if run.plan else run.request.strategy) == "reapply"
+
+
+def state(run: Run, now: State | None = None) -> str:
+    now = now or run.state
+    return "applied again" if now is State.SUCCEEDED and forward(run) else STATES[now]
+
+
 def way(run: Run) -> str:
     """From where to where, in plain words; unknown before there is a plan."""
-    return f"{clean(run.from_ or '?', 40)} {ARROW} {clean(run.to, 40)}"
+    return f"{'forward again ' if forward(run) else ''}{clean(run.from_ or '?', 40)} {ARROW} {clean(run.to, 40)}"
 
 
-def destroys(loss: Loss) -> str:
-    certain, perhaps = _DESTROYS[loss.kind]
-    return f"{certain if loss.certain else perhaps} {code(loss.name)}"
+def touched(run: Run) -> bool:
+    """Something was begun on production itself."""
+    return any(attempt.step not in ON_A_COPY for attempt in run.attempts)
 
 
-def losses(plan: Plan, limit: int = 2) -> str:
-    """The loss in half a sentence: the worst first."""
-    if not plan.loss:
-        return "Reading the scripts found nothing that it destroys."
-    worst = sorted(plan.loss, key=lambda loss: _WORST.index(loss.kind))
-    told = [destroys(loss) for loss in worst[:limit]]
-    more = f" and {len(plan.loss) - limit} more" if len(plan.loss) > limit else ""
-    said = ", ".join(told) + more
-    return f"It {said}."
+# ------------------------------------------------------------------ what would be done
+
+
+def undoing(plan: Plan) -> str:
+    """What is asked for, as 'undo ...' goes on, or the whole of it for a reapply."""
+    where = f"on {code(plan.target, 60)}"
+    if plan.strategy == "reapply":
+        archived = f" and put back what run {code(plan.archive, 20)} archived" if plan.archive else ", with nothing to put back"
+        return f"go forward again to {code(plan.to, 40)} {where}{archived}"
+    if len(plan.undone) == 1:
+        one = plan.undone[0]
+        return f"undo {code(one.revision, 40)} {safe(one.message, 80)}".rstrip() + f" {where}, back to {code(plan.to, 40)}"
+    return f"undo {many(len(plan.undone), 'migration')} {where}, back from {code(plan.from_, 40)} to {code(plan.to, 40)}"
 
 
 def undone_lines(plan: Plan) -> list[str]:
@@ -74,17 +83,131 @@ def _day(date: str | None) -> str:
     return f" ({safe(date[:16], 30)})" if date else ""
 
 
-def loss_lines(plan: Plan) -> list[str]:
+# ------------------------------------------------------------------ what is lost
+
+
+def _said(text: object) -> str:
+    return safe(text, 200)
+
+
+def losses(plan: Plan) -> str:
+    """The loss in a sentence or two: both of two, else the worst."""
+    tried = plan.rehearsal is not None and plan.rehearsal.done
+    if plan.strategy == "reapply" and not plan.loss:
+        return "It destroys nothing." if tried else "What it changes is not known before it was tried."
+    if not plan.loss:
+        return "It destroys nothing." if tried else "Reading the scripts found nothing that it destroys."
+    worst = worst_first(plan.loss)
+    limit = len(worst) if len(worst) <= _TOLD else 1
+    told = ", ".join(destroyed(loss, code, _said) for loss in worst[:limit])
+    more = f" and {many(len(worst) - limit, 'other thing')}" if len(worst) > limit else ""
+    if all(loss.count == 0 or loss.kind not in DATA for loss in worst):
+        return f"It destroys no data; gone would be {told}{more}."
+    read = "" if tried else "As far as reading the scripts tells, "
+    return f"{read}{'it' if read else 'It'} *destroys* {told}{more}.{_archived(plan)}"
+
+
+def _archived(plan: Plan) -> str:
+    if not any(step.name == "archive" for step in plan.steps):
+        return ""
+    kinds = {loss.kind for loss in plan.loss if loss.kind in DATA and loss.count != 0}
+    return " The data is archived first and can be put back." if kinds <= _ARCHIVED else " What can be archived is archived first."
+
+
+def isolation(plan: Plan) -> str:
+    """The warning that rows are no longer kept apart; empty when nothing of it goes."""
+    gone = [loss for loss in plan.loss if loss.kind in ISOLATION]
+    if not gone:
+        return ""
+    named = ", ".join(destroyed(loss, code, _said) for loss in gone[:2]) + (f" and {len(gone) - 2} more" if len(gone) > 2 else "")
+    return f"*Tenants may see each other's rows:* it takes away {named}."
+
+
+def found(run: Run) -> tuple[Loss, ...]:
+    """What is lost, as it is known by now: reconciled, else as planned."""
+    seen = facts(run, "reconcile").get("loss")
+    if seen is not None:
+        return tuple(Loss(**one) for one in seen)
+    return run.plan.loss if run.plan else ()
+
+
+def loss_lines(plan: Plan, lost: Sequence[Loss] | None = None) -> list[str]:
     several = len(plan.undone) > 1
-    return [f"• {destroys(loss)}{f' (undoing {code(loss.revision, 40)})' if several else ''}" for loss in plan.loss]
+    shown = plan.loss if lost is None else lost
+    return [
+        f"• {line(loss, code, _said)}{f' (undoing {code(loss.revision, 40)})' if several and loss.revision else ''}" for loss in worst_first(shown)
+    ]
+
+
+def archive(run: Run) -> Archive | None:
+    """The copy of what was destroyed, once it is there."""
+    made = facts(run, "archive").get("archive")
+    return Archive(**made) if made else None
+
+
+def facts(run: Run, step: str) -> Mapping[str, Any]:
+    """What a step that is done has left; nothing when it is not."""
+    last = run.last_attempt(step)
+    return last.facts if last is not None and last.state is AttemptState.DONE else {}
+
+
+def is_done(run: Run, step: str) -> bool:
+    last = run.last_attempt(step)
+    return last is not None and last.state is AttemptState.DONE
+
+
+def named(things: Sequence[object], limit: int = 4) -> str:
+    more = f" and {len(things) - limit} more" if len(things) > limit else ""
+    return ", ".join(code(each, 120) for each in things[:limit]) + more
+
+
+# ------------------------------------------------------------------ how it is known
+
+
+def tried(view: View) -> str:
+    """When and how the plan was tried on a copy; or that it was not, and why."""
+    plan = view.run.plan
+    if plan is None:
+        return ""
+    found_ = plan.rehearsal
+    if found_ is None or not found_.done:
+        why = safe(found_.why, 300).rstrip(".") if found_ and found_.why else "nobody knows why"
+        return f"*Not tried on a copy:* {why}. What it does is only read from its scripts."
+    event = newest(view, "rehearsed")
+    at = f" {when(event.at)}" if event else ""
+    what = f"{span(moved(found_))}, {many(found_.statements_total or len(found_.statements), 'statement')}"
+    head = f"*Tried on a copy, with reservations,*{at}" if found_.partial else f"Tried on a copy{at}"
+    return f"{head}: {what}."
+
+
+def option_line(option: Option) -> str:
+    if not option.possible:
+        return f"• {option.name}: not possible. {safe(option.why, 160)}".rstrip()
+    took = f" · {span(option.seconds)}" if option.seconds is not None else ""
+    name = f"*{option.name}*, recommended" if option.recommended else option.name
+    told = f"• {name}: loses {safe(option.loses, 160)}{took} · {safe(option.certain, 60)}"
+    return told + (f". Why: {safe(option.why, 160)}" if option.recommended and option.why else "")
+
+
+def expected(plan: Plan) -> str:
+    if plan.expected_seconds is not None:
+        return f"Expected time: about {span(plan.expected_seconds)}, the median of earlier runs."
+    if plan.rehearsal is not None and plan.rehearsal.done:
+        copied = plan.rehearsal.seconds.get("back_up")
+        also = f", a backup {span(copied)}" if copied is not None else ""
+        return f"Expected time: on the copy the {'upgrade' if plan.strategy == 'reapply' else 'downgrade'} took {span(moved(plan.rehearsal))}{also}."
+    return "Expected time: not measured yet."
+
+
+# ------------------------------------------------------------------ seats, steps, people
 
 
 def seat_line(seat: SeatView, *, open_: bool = True) -> str:
     """A seat: who sits on it, or who could while the run is `open_`."""
-    title = safe(seat.title or seat.role, 60)
+    title_ = safe(seat.title or seat.role, 60)
     if seat.by:
-        return f"✓ {title}: {person(seat.by)}"
-    return f"· {title}: open, {people(seat.holders, 6)} may approve" if open_ else f"· {title}: nobody"
+        return f"✓ {title_}: {person(seat.by)}"
+    return f"· {title_}: open, {people(seat.holders, 6)} may approve" if open_ else f"· {title_}: nobody"
 
 
 def open_seats(view: View) -> list[SeatView]:
@@ -101,13 +224,8 @@ def step_line(step: StepView, *, short: bool = False) -> str:
 
 def says(view: View, step: str) -> str:
     """A step's name for people."""
-    return next((each.says for each in view.steps if each.name == step), step)
-
-
-def expected(plan: Plan) -> str:
-    if plan.expected_seconds is None:
-        return "Expected time: not measured yet."
-    return f"Expected time: about {span(plan.expected_seconds)}, the median of earlier runs."
+    known = STEPS.get(step)
+    return next((each.says for each in view.steps if each.name == step), known.says if known else step)
 
 
 def asking(run: Run) -> str:
@@ -120,11 +238,13 @@ def title(view: View, role: object) -> str:
     return safe(view.titles.get(name, name), 60)
 
 
-def undoing(plan: Plan) -> str:
-    return f"{many(len(plan.undone), 'migration')} on {code(plan.target, 60)}, back from {code(plan.from_, 40)} to {code(plan.to, 40)}"
+def kept(made: Archive) -> str:
+    """'1,204 rows of `public.orders`, 1.2 MB'."""
+    parts = ", ".join(f"{many(part.rows, 'row')} of {code(part.table)}" for part in made.parts[:3])
+    more = f" and {len(made.parts) - 3} more" if len(made.parts) > 3 else ""
+    return f"{parts or 'nothing'}{more}, {size(made.file.size)}"
 
 
-def listed(items: Sequence[object], limit: int = 6) -> str:
-    """Others' sentences in one of ours."""
-    more = f"; and {len(items) - limit} more" if len(items) > limit else ""
-    return "; ".join(safe(item, 160) for item in items[:limit]) + more
+def put_it_back(made: Archive) -> str:
+    """What to type so that it comes back."""
+    return code(f"reapply {made.target} {made.upper}", 140)

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from bot.model import Attempt, Event, View
-from handlers import card, story
+from bot import words
+from bot.model import Attempt, Event, State, View
+from bot.rollback import proof
+from bot.words import many, span
+from handlers import card, kept, story
 from handlers.blocks import Message, section, within_limits
-from handlers.text import code, fenced, people, person, safe, short, span, when
+from handlers.text import code, fenced, people, person, safe, short, when
 
 REPORT = "reported"
 _ROWS = 20  # checks in the thread's table; the file has all
@@ -29,8 +32,37 @@ def _planned(view: View, event: Event) -> Message | None:
     plan = view.run.plan
     if plan is None:
         return None
-    text = f"Planned: {story.undoing(plan)}. Loss class {plan.loss_class}. Digest {code(short(str(event.data.get('digest', ''))))}."
+    if not event.data.get("digest"):
+        return Message(f"Planned: {story.undoing(plan)}. It is tried on a copy first; nobody is asked before that is done.")
+    text = f"Planned: {story.undoing(plan)}. {story.tried(view)} Loss class {plan.loss_class}. {_digest(event)}"
     return Message(text, files=((f"plan-{view.run.id}.md", _plan_file(view)),) if card.plan_is_cut(view) else ())
+
+
+def _digest(event: Event) -> str:
+    return f"Digest {code(short(str(event.data.get('digest', ''))))}."
+
+
+def _rehearsed(view: View, event: Event) -> Message | None:
+    """What the copy showed, and all of it as a file. Of a plan that is void by now there is nothing left to show."""
+    plan = view.run.plan
+    if plan is None or plan.rehearsal is None or event.data.get("digest") != view.run.digest:
+        return Message("It was tried on a copy; the plan was changed since.")
+    if not plan.rehearsal.done:
+        text = f"{story.tried(view)} {story.losses(plan)} Loss class {plan.loss_class}. {_digest(event)}"
+    else:
+        said = [words.expected(plan.rehearsal, _said), words.forward(plan.rehearsal, _said), story.isolation(plan)]
+        text = " ".join([story.tried(view), story.losses(plan), *filter(None, said), f"Loss class {plan.loss_class}.", _digest(event)])
+    return Message(text, files=((_file_of(view, event), proof.page(view.run.id, plan, event.at)),))
+
+
+def _file_of(view: View, event: Event) -> str:
+    """Each rehearsal of a run has a file of its own."""
+    number = sum(each.kind == "rehearsed" and each.seq <= event.seq for each in view.events)
+    return f"rehearsal-{view.run.id}{f'-{number}' if number > 1 else ''}.md"
+
+
+def _said(text: object) -> str:
+    return safe(text, 300)
 
 
 def _plan_file(view: View) -> str:
@@ -55,8 +87,12 @@ def _asked(view: View, event: Event) -> Message:
     roles = ", ".join(story.title(view, role) for role in event.data.get("roles", ()))
     until = f" It waits until {when(event.data['until'])}." if event.data.get("until") else ""
     plan = view.run.plan
-    what = f"Undo {story.undoing(plan)}. {story.losses(plan)}" if plan else ""
+    what = f"{_capital(story.undoing(plan))}. {story.losses(plan)} {story.tried(view)}" if plan else ""
     return Message(f"{people(asked)}: please approve or reject, as {roles}.{until}", people=asked, calls=f"Your approval is asked for. {what}")
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _escalated(view: View, event: Event) -> Message:
@@ -76,7 +112,8 @@ def _withdrawn(view: View, event: Event) -> Message:
 
 def _voided(view: View, event: Event) -> Message:
     what = "\n".join(f"• {safe(each, 300)}" for each in event.data.get("what", ())[:10])
-    return Message(f"*The plan changed: earlier approvals are void.* Please look again.\n{what}")
+    again = "It is tried on a copy again, then asked for again." if view.run.state is State.REHEARSING else "Please look again."
+    return Message(f"*The plan changed: earlier approvals are void.* {again}\n{what}")
 
 
 def _rejected(view: View, event: Event) -> Message:
@@ -98,9 +135,13 @@ def _started(view: View, event: Event) -> Message:
 def _done(view: View, event: Event) -> Message:
     seconds = event.data.get("seconds")
     took = f" · {span(float(seconds))}" if seconds is not None else ""
-    said = _of(event, "summary", 300)
-    text = f"✓ {_step(view, event)}{took}. {said[:1].upper()}{said[1:]}".rstrip()
-    checks = _facts(view, event).get("checks") or ()
+    head = f"✓ {_step(view, event)}{took}."
+    facts = _facts(view, event)
+    special = _SHOWS.get(str(event.data.get("step")))
+    if special is not None and (said := special(facts)):
+        return Message(f"{head} {said[0]}", files=((_evidence_file(view, event), said[1]),) if said[1] else ())
+    text = f"{head} {_capital(_of(event, 'summary', 300))}".rstrip()
+    checks = facts.get("checks") or ()
     if not checks:
         return Message(text)
     rows = [_check(each) for each in checks]
@@ -109,7 +150,13 @@ def _done(view: View, event: Event) -> Message:
     return Message(f"{text}\n{fenced(chr(10).join(rows[:_ROWS]))}{more}", files=((name, "\n".join(rows) + "\n"),))
 
 
+def _evidence_file(view: View, event: Event) -> str:
+    return f"{str(event.data.get('step')).replace('_', '-')}-{view.run.id}-{event.data.get('attempt', 1)}.txt"
+
+
 def _failed(view: View, event: Event) -> Message:
+    if _facts(view, event).get("changed"):
+        return Message(f"✗ *{_step(view, event)}: the plan changed*, so nothing was done. {_of(event, 'message', 800)}")
     return Message(f"✗ *{_step(view, event)} failed*, attempt {event.data.get('attempt', 1)}. {_of(event, 'message', 800)}")
 
 
@@ -127,7 +174,9 @@ def _deciding(view: View, event: Event) -> Message:
     parts = [f"{people(tuple(deciders))}: *decide on the card: {options}.* {_step(view, event)}: {_of(event, 'why', 800)}"]
     parts += _evidence(_facts(view, event))
     if view.restore_commands:
-        parts.append("The backup, restored by hand:\n" + fenced("\n".join(view.restore_commands), 1500))
+        file = story.facts(view.run, "restore_point").get("file") or {}
+        what = "Back to the restore point, by hand" if file.get("format") == "clone" else "The backup, restored by hand"
+        parts.append(f"{what}; what was written since is lost:\n" + fenced("\n".join(view.restore_commands), 1500))
     return Message(parts[0], blocks=tuple(section(part) for part in parts))
 
 
@@ -146,6 +195,12 @@ def _evidence(facts: Mapping[str, Any]) -> list[str]:
 
 def _decided(view: View, event: Event) -> Message:
     return Message(f"{_by(event)} decided: {_of(event, 'decision', 20)}.")
+
+
+def _sessions_ended(view: View, event: Event) -> Message:
+    ended = event.data.get("sessions") or ()
+    lines = "\n".join(_session(each) for each in ended[:10])
+    return Message(f"{_by(event)} ended {many(len(ended), 'session')} in the way." + (f"\n{fenced(lines, 1500)}" if ended else ""))
 
 
 def _note(view: View, event: Event) -> Message:
@@ -191,8 +246,16 @@ def _session(session: Mapping[str, Any]) -> str:
     return "  ".join(str(part) for part in parts if part)
 
 
+#: steps that have more to say than a summary: a text, and what of it only fits a file
+_SHOWS: Mapping[str, Callable[[Mapping[str, Any]], tuple[str, str] | None]] = {
+    "archive": kept.archived,
+    "reconcile": kept.reconciled,
+    "put_back": kept.put_back,
+}
+
 _SAYS: Mapping[str, Callable[[View, Event], Message | None]] = {
     "planned": _planned,
+    "rehearsed": _rehearsed,
     "refused": _refused,
     "asked": _asked,
     "escalated": _escalated,
@@ -209,6 +272,7 @@ _SAYS: Mapping[str, Callable[[View, Event], Message | None]] = {
     "interrupted": _interrupted,
     "decision_needed": _deciding,
     "decided": _decided,
+    "sessions_ended": _sessions_ended,
     "note": _note,
     REPORT: _reported,
 }

@@ -10,12 +10,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import hypothesis
 import psycopg
 import pytest
 from psycopg import sql
 
 from bot.embedded import EmbeddedPostgres
 from bot.model import Connect
+
+hypothesis.settings.register_profile("backout", deadline=None)  # machines are shared: no test asserts a time
+hypothesis.settings.load_profile("backout")
 
 MakeDatabase = Callable[[str], Connect]
 

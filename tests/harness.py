@@ -220,6 +220,7 @@ def configuration(directory: Path, root: Path, **target: Any) -> Json:
                 "channels": [CHANNEL],
                 "tool": {"kind": "alembic", "directory": str(directory), "python": sys.executable},
                 "backups": {"store": str(root / "backups"), "keep": "24h"},
+                "rehearsal": {"server": "none"},  # the stories of the rehearsal say otherwise
                 "verify": [{"name": "no order lost", "sql": "select count(*) from orders", "expect": "same"}],
                 **target,
             }

@@ -16,7 +16,8 @@ from bot import config as configuration
 from bot.app import App, opened
 from bot.databases.postgres import PostgresDatabase
 from bot.errors import Refusal
-from bot.model import Connect, Snapshot
+from bot.evidence import Snapshot
+from bot.model import Connect
 from bot.settings import Settings
 from tests import harness
 from tests.contract import projects

@@ -61,7 +61,10 @@ SELECT format('constraint %I.%I.%I', n.nspname, c.relname, k.conname),
 _SEQUENCES = f"""
 SELECT format('sequence %I.%I', n.nspname, c.relname),
   format('%s START %s INCREMENT %s MIN %s MAX %s CACHE %s%s owner %s', format_type(s.seqtypid, NULL), s.seqstart, s.seqincrement,
-    s.seqmin, s.seqmax, s.seqcache, CASE WHEN s.seqcycle THEN ' CYCLE' END, pg_get_userbyid(c.relowner))
+    s.seqmin, s.seqmax, s.seqcache, CASE WHEN s.seqcycle THEN ' CYCLE' END, pg_get_userbyid(c.relowner)) || coalesce((
+    SELECT format(' OWNED BY %I.%I.%I', tn.nspname, tc.relname, a.attname) FROM pg_depend d JOIN pg_class tc ON tc.oid = d.refobjid
+    JOIN pg_namespace tn ON tn.oid = tc.relnamespace JOIN pg_attribute a ON a.attrelid = tc.oid AND a.attnum = d.refobjsubid
+    WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.refclassid = 'pg_class'::regclass AND d.deptype IN ('a', 'i') LIMIT 1), '')
 {_FROM_RELATION} JOIN pg_sequence s ON s.seqrelid = c.oid WHERE {_RELATION}"""
 
 _VIEWS = f"""
@@ -115,8 +118,94 @@ _EXTENSIONS = """
 SELECT format('extension %I', x.extname), format('%s in %I', x.extversion, n.nspname)
 FROM pg_extension x JOIN pg_namespace n ON n.oid = x.extnamespace"""
 
+# ------------------------------------------------------------------ what is said of these things: by the name that they have above
+
+_KIND = """CASE c.relkind WHEN 'f' THEN 'foreign table' WHEN 'v' THEN 'view' WHEN 'm' THEN 'materialized view' WHEN 'S' THEN 'sequence'
+  WHEN 'i' THEN 'index' WHEN 'I' THEN 'index' WHEN 'c' THEN 'type' ELSE 'table' END"""
+_NAMED = f"format('%s %I.%I', {_KIND}, n.nspname, c.relname)"
+_NAMED_COLUMN = "format('column %I.%I.%I', n.nspname, c.relname, a.attname)"
+_FUNCTION = "format('function %I.%I(%s)', n.nspname, p.proname, pg_get_function_identity_arguments(p.oid))"
+_FROM_COLUMN = f"{_FROM_RELATION} JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped"
+_FROM_FUNCTION = "FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace"
+_FROM_TYPE = "FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace"
+
+
+def _grants(named: str, acl: str, default: str, rest: str) -> str:
+    """Rights that differ from those that such a thing has by itself. Who gave them is left out; * is WITH GRANT OPTION."""
+    said = """(SELECT coalesce(string_agg(format('%s: %s', who, what), '; ' ORDER BY who), 'nobody') FROM (
+      SELECT CASE grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(grantee)) END AS who,
+        string_agg(privilege_type || CASE WHEN is_grantable THEN '*' ELSE '' END, ', ' ORDER BY privilege_type) AS what
+      FROM aclexplode({}) GROUP BY grantee) s)"""
+    return f"""SELECT * FROM (SELECT 'grant ' || {named}, {said.format(acl)} AS said, {said.format(default)} AS usual
+      {rest} AND {acl} IS NOT NULL) g WHERE said <> usual"""
+
+
+_GRANTS = (
+    _grants(_NAMED, "c.relacl", "acldefault(CASE c.relkind WHEN 'S' THEN 's' ELSE 'r' END::\"char\", c.relowner)",
+      f"{_FROM_RELATION} WHERE c.relkind IN ('r', 'p', 'f', 'v', 'm', 'S') AND {_RELATION}"),
+    _grants(_NAMED_COLUMN, "a.attacl", "acldefault('c', c.relowner)", f"{_FROM_COLUMN} WHERE {_RELATION}"),
+    _grants("format('schema %I', n.nspname)", "n.nspacl", "acldefault('n', n.nspowner)",
+      f"FROM pg_namespace n WHERE {_OURS.format(catalog='pg_namespace', oid='n.oid')}"),
+    _grants(_FUNCTION, "p.proacl", "acldefault('f', p.proowner)", f"{_FROM_FUNCTION} WHERE {_OURS.format(catalog='pg_proc', oid='p.oid')}"),
+    _grants("format('type %I.%I', n.nspname, t.typname)", "t.typacl", "acldefault('T', t.typowner)",
+      f"{_FROM_TYPE} WHERE {_OURS.format(catalog='pg_type', oid='t.oid')}"),
+    _grants("""format('default of %I%s on %s', pg_get_userbyid(d.defaclrole), ' in ' || quote_ident(n.nspname), CASE d.defaclobjtype
+      WHEN 'r' THEN 'tables' WHEN 'S' THEN 'sequences' WHEN 'f' THEN 'functions' WHEN 'T' THEN 'types' WHEN 'n' THEN 'schemas' ELSE 'others' END)""",
+      "d.defaclacl", "d.defaclacl", "FROM pg_default_acl d LEFT JOIN pg_namespace n ON n.oid = d.defaclnamespace WHERE true")
+      .replace("WHERE said <> usual", ""),
+)  # fmt: skip
+
+
+def _comments(named: str, catalog: str, oid: str, rest: str, number: str = "0") -> str:
+    join = f"JOIN pg_description m ON m.classoid = '{catalog}'::regclass AND m.objoid = {oid} AND m.objsubid = {number}"
+    return f"SELECT 'comment ' || {named}, m.description {rest.replace('WHERE', join + ' WHERE', 1)}"
+
+
+_OF_TABLE = "format('{} %I.%I.%I', n.nspname, c.relname, x.{})"
+_COMMENTS = (
+    _comments(_NAMED, "pg_class", "c.oid", f"{_FROM_RELATION} WHERE {_RELATION}"),
+    _comments(_NAMED_COLUMN, "pg_class", "c.oid", f"{_FROM_COLUMN} WHERE {_RELATION}", "a.attnum"),
+    _comments("format('schema %I', n.nspname)", "pg_namespace", "n.oid",
+      f"FROM pg_namespace n WHERE {_OURS.format(catalog='pg_namespace', oid='n.oid')} AND m.description <> 'standard public schema'"),
+    _comments(_FUNCTION, "pg_proc", "p.oid", f"{_FROM_FUNCTION} WHERE {_OURS.format(catalog='pg_proc', oid='p.oid')}"),
+    _comments("format('type %I.%I', n.nspname, t.typname)", "pg_type", "t.oid", f"{_FROM_TYPE} WHERE {_OURS.format(catalog='pg_type', oid='t.oid')}"),
+    *(
+        _comments(_OF_TABLE.format(kind, column), catalog, "x.oid", f"{_FROM_RELATION} JOIN {catalog} x ON x.{table} = c.oid WHERE {_RELATION}")
+        for kind, catalog, column, table in (("constraint", "pg_constraint", "conname", "conrelid"), ("trigger", "pg_trigger", "tgname", "tgrelid"),
+          ("policy", "pg_policy", "polname", "polrelid"))
+    ),
+)  # fmt: skip
+
+_EVENT_TRIGGERS = """
+SELECT format('trigger %I', e.evtname), concat_ws(' ', 'EVENT TRIGGER ON', e.evtevent, 'WHEN TAG IN ' || e.evttags::text, 'owner',
+  pg_get_userbyid(e.evtowner), 'EXECUTE', e.evtfoid::regprocedure::text,
+  CASE e.evtenabled WHEN 'D' THEN '[disabled]' WHEN 'R' THEN '[replica]' WHEN 'A' THEN '[always]' END)
+FROM pg_event_trigger e WHERE NOT EXISTS (
+  SELECT FROM pg_depend d WHERE d.classid = 'pg_event_trigger'::regclass AND d.objid = e.oid AND d.deptype = 'e')"""
+
+_PUBLICATIONS = """
+SELECT format('publication %I', p.pubname), concat_ws(' ', 'owner', pg_get_userbyid(p.pubowner) || ';',
+  CASE WHEN p.puballtables THEN 'all tables' END,
+  CASE WHEN p.pubinsert THEN 'insert' END, CASE WHEN p.pubupdate THEN 'update' END, CASE WHEN p.pubdelete THEN 'delete' END,
+  CASE WHEN p.pubtruncate THEN 'truncate' END, CASE WHEN p.pubviaroot THEN 'via root' END)
+FROM pg_publication p"""
+# Before 15 a member has neither a list of columns nor a filter.
+_MEMBERS = f"""
+SELECT format('publication %I %s', p.pubname, {_NAMED}), concat_ws(' ', 'member', 'columns ' || (to_jsonb(r) ->> 'prattrs'),
+  'rows ' || md5(to_jsonb(r) ->> 'prqual'))
+FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid
+JOIN pg_class c ON c.oid = r.prrelid JOIN pg_namespace n ON n.oid = c.relnamespace"""
+_MEMBER_SCHEMAS = """
+SELECT format('publication %I schema %I', p.pubname, n.nspname), 'member'
+FROM pg_publication_namespace r JOIN pg_publication p ON p.oid = r.pnpubid JOIN pg_namespace n ON n.oid = r.pnnspid"""
+
+_STATISTICS = f"""
+SELECT format('statistics %I.%I', n.nspname, s.stxname), pg_get_statisticsobjdef(s.oid)
+FROM pg_statistic_ext s JOIN pg_namespace n ON n.oid = s.stxnamespace WHERE {_OURS.format(catalog="pg_statistic_ext", oid="s.oid")}"""
+
 _EVERYTHING = (
     _SCHEMAS, _TABLES, _COLUMNS, _INDEXES, _CONSTRAINTS, _SEQUENCES, _VIEWS, _FUNCTIONS, _TRIGGERS, _RULES, _POLICIES, _TYPES, _EXTENSIONS,
+    *_GRANTS, *_COMMENTS, _EVENT_TRIGGERS, _PUBLICATIONS, _MEMBERS, _STATISTICS,
 )  # fmt: skip
 
 _COUNTABLE = f"""
@@ -130,7 +219,7 @@ async def objects(session: Connection) -> dict[str, str]:
     """Every object's definition by its name, all of one instant."""
     found: dict[str, str] = {}
     async with session.transaction(isolation="repeatable_read", readonly=True):
-        for sql in _EVERYTHING:
+        for sql in (*_EVERYTHING, *((_MEMBER_SCHEMAS,) if session.get_server_version() >= (15,) else ())):
             found.update((row[0], row[1]) for row in await session.fetch(sql))
     return dict(sorted(found.items()))
 

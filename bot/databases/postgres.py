@@ -1,4 +1,4 @@
-"""A target's server: which one it is, whether it can be rolled back, the fence, its sessions, its catalogs. It changes nothing there."""
+"""A target's server: which one it is, whether it can be rolled back, the fence, its sessions, its catalogs, its copies."""
 
 from __future__ import annotations
 
@@ -9,16 +9,19 @@ import hashlib
 import math
 import secrets
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 import asyncpg
 
-from bot.databases import catalog
+from bot.databases import archive, bounds, catalog, clone, difference, put_back
 from bot.databases.connecting import CATALOG, Connection, connected, pooler, quoted, words
 from bot.errors import ConfigError, FenceLost, OutcomeUnknown, Refusal, StepFailed
-from bot.model import Answer, Connect, Identity, Session, Snapshot
+from bot.evidence import Archive, BackupFile, Loss, Part, PutBack, Snapshot, Touched
+from bot.keeping import ArchiveSink, ArchiveSource
+from bot.model import Answer, Connect, Identity, Session
+from bot.ports import Progress
 
 ROWS = 100  # shown of a verification query's answer
 _OLDEST = 120000  # server_version_num
@@ -67,14 +70,14 @@ class PostgresDatabase:
             raise ConfigError(f"targets.{target}.maintenance_database must not be the target's own database. Write postgres, or make an empty one.")
         self.target = target
         self.tool = tool
-        self._admin = admin.model_copy(update={"database": tool.database})
+        self.admin = admin.model_copy(update={"database": tool.database})
         self._maintenance = admin.model_copy(update={"database": maintenance_database})
         self._journal_system = journal_system
 
     # ------------------------------------------------------------------ which one it is
 
     async def identity(self) -> Identity:
-        async with connected(self._admin, CATALOG) as session:
+        async with connected(self.admin, CATALOG) as session:
             return await self._identity(session)
 
     async def _identity(self, session: Connection, limit: float | None = None) -> Identity:
@@ -135,7 +138,7 @@ class PostgresDatabase:
     async def challenge(self) -> AsyncIterator[tuple[int, int]]:
         """The two numbers are what pg_locks shows as classid and objid (objsubid 2)."""
         first, second = secrets.randbelow(2**31), secrets.randbelow(2**31)
-        async with connected(self._admin, CATALOG) as session:
+        async with connected(self.admin, CATALOG) as session:
             await session.fetchval("SELECT pg_advisory_lock($1::int4, $2::int4)", first, second)
             yield first, second
 
@@ -157,7 +160,7 @@ class PostgresDatabase:
         return tuple(row[0] for row in rows)
 
     async def snapshot(self, *, count: bool) -> Snapshot:
-        async with connected(self._admin, CATALOG) as session:
+        async with connected(self.admin, CATALOG) as session:
             found = await catalog.objects(session)
             counts, uncounted = await catalog.counts(session) if count else ({}, {})
         return Snapshot(objects=found, counts=counts, uncounted=uncounted)
@@ -208,6 +211,63 @@ class PostgresDatabase:
             f"{len(living)} sessions of {application} were ended but are still there after {_GONE} s, so nobody can say what they still do.",
             {"pids": [one.pid for one in living]},
         )
+
+    async def objections(self, max_size: int) -> tuple[str, ...]:
+        return bounds.objections(await bounds.bounds(self.admin), max_size=max_size)
+
+    async def holders(self, tables: Sequence[str]) -> tuple[Session, ...]:
+        return await bounds.holders(self.admin, tables)
+
+    async def waiters(self, application: str) -> tuple[Session, ...]:
+        """Who waits for a lock that a session of that application holds."""
+        return await bounds.waiters(self._maintenance, application)
+
+    async def end(self, sessions: Sequence[Session]) -> tuple[Session, ...]:
+        return await bounds.end(self._maintenance, [each.pid for each in sessions if each.pid])
+
+    async def sizes(self, tables: Sequence[str]) -> Mapping[str, tuple[int, int]]:
+        return await bounds.sizes(self.admin, tables)
+
+    async def written_since(self, table: str, schema: str | None, tables: Sequence[str]) -> Mapping[str, str]:
+        return await bounds.written_since(self.admin, table, schema, tables)
+
+    # ------------------------------------------------------------------ what a rollback destroys, and its copies
+
+    async def lost_since(self, before: Connect, progress: Progress) -> tuple[Loss, ...]:
+        return await difference.lost_since(before, self.admin, progress)
+
+    async def touched_since(self, before: Connect, progress: Progress) -> tuple[tuple[Loss, ...], Mapping[str, Touched]]:
+        return await difference.touched_since(before, self.admin, progress)
+
+    async def recount(self, losses: Sequence[Loss], within: dt.timedelta) -> tuple[Loss, ...]:
+        return await difference.recount(self.admin, losses, within)
+
+    async def may_clone(self) -> str | None:
+        return await clone.may_clone(self.admin, self._maintenance, self.tool.database)
+
+    async def clone(self, name: str, note: str) -> BackupFile:
+        return await clone.clone(self.admin, self._maintenance, self.tool.database, name, note)
+
+    async def drop_clone(self, file: BackupFile, note: str) -> None:
+        await clone.drop_clone(self._maintenance, file, note)
+
+    def how_to_go_back(self, file: BackupFile) -> tuple[str, ...]:
+        return clone.how_to_go_back(self._maintenance, self.tool.database, file)
+
+    def beside(self, name: str) -> PostgresDatabase:
+        tool, admin = (connect.model_copy(update={"database": name}) for connect in (self.tool, self.admin))
+        return PostgresDatabase(target=self.target, tool=tool, admin=admin, maintenance_database=self._maintenance.database)
+
+    async def archive(
+        self, losses: Sequence[Loss], sink: ArchiveSink, progress: Progress, touched: Mapping[str, Touched]
+    ) -> tuple[tuple[Part, ...], Mapping[str, str]]:
+        return await archive.archive(self.admin, losses, sink, progress, touched)
+
+    async def prove_archive(self, parts: Sequence[Part], source: ArchiveSource, progress: Progress, touched: Mapping[str, Touched]) -> None:
+        await archive.prove_archive(self.admin, parts, source, progress, touched)
+
+    async def put_back(self, kept: Archive, source: ArchiveSource, progress: Progress, *, triggers: bool) -> PutBack:
+        return await put_back.put_back(self.admin, kept, source, progress, triggers=triggers)
 
 
 class PostgresFence:

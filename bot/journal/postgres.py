@@ -3,81 +3,20 @@
 from __future__ import annotations
 
 import datetime as dt
-import json
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
-from typing import Any, cast
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-import asyncpg
-
-from bot.errors import BackoutError, JournalDown, Refusal, TransitionRefused
+from bot.errors import Refusal, TransitionRefused
 from bot.journal import rows
-from bot.model import (
-    ENDS,
-    OPEN,
-    TRANSITIONS,
-    Alarm,
-    Attempt,
-    AttemptState,
-    BackupFile,
-    Delivery,
-    Event,
-    Plan,
-    Request,
-    Run,
-    State,
-)  # fmt: skip
-from bot.ports import Clock
-
-Connection = Any  # asyncpg.Connection or its pool proxy
+from bot.journal.pooled import Connection
+from bot.journal.shelf import Shelf
+from bot.model import ENDS, OPEN, TRANSITIONS, Alarm, Attempt, AttemptState, Event, Plan, Request, Run, State
 
 _SET_ALARM = "insert into backout.alarms (run, kind, due) values ($1, $2, $3) on conflict (run, kind) do update set due = excluded.due"
 
 
-async def _prepare(connection: Connection) -> None:
-    await connection.set_type_codec("jsonb", encoder=_dump, decoder=json.loads, schema="pg_catalog")
-
-
-def _dump(value: Any) -> str:
-    # Postgres has no place for U+0000 in jsonb: text from programs may hold one.
-    return json.dumps(value, default=str).replace("\\u0000", "\\ufffd")
-
-
-class PostgresJournal:
+class PostgresJournal(Shelf):
     """ports.Journal. `executor` names this process in attempts."""
-
-    def __init__(self, pool: asyncpg.Pool, clock: Clock, executor: str) -> None:
-        self._pool = pool
-        self._clock = clock
-        self._executor = executor
-
-    @classmethod
-    async def open(cls, url: str, clock: Clock, executor: str) -> PostgresJournal:
-        """Raises JournalDown."""
-        try:
-            pool = await asyncpg.create_pool(
-                url, min_size=1, max_size=8, init=_prepare, command_timeout=20,
-                server_settings={"application_name": "backout/journal", "search_path": "pg_catalog"},
-            )  # fmt: skip
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-            raise JournalDown("the journal's database can't be reached; check BACKOUT_DATABASE_URL") from error
-        return cls(pool, clock, executor)
-
-    async def close(self) -> None:
-        try:
-            await self._pool.close()
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
-            self._pool.terminate()
-
-    @asynccontextmanager
-    async def _transaction(self) -> AsyncIterator[Connection]:
-        try:
-            async with self._pool.acquire(timeout=10) as connection, connection.transaction():
-                yield connection
-        except BackoutError:
-            raise
-        except (OSError, TimeoutError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asyncpg.CannotConnectNowError) as error:
-            raise JournalDown("the journal's database can't be reached") from error
 
     async def create(self, run: str, request: Request) -> Run:
         async with self._transaction() as db:
@@ -147,26 +86,33 @@ class PostgresJournal:
             raise rows.unknown_run(run)
         return State(state)
 
-    async def store_plan(self, run: str, plan: Plan, seats: Sequence[str], **data: Any) -> None:
+    async def store_plan(self, run: str, plan: Plan, **data: Any) -> None:
         async with self._transaction() as db:
-            await self._change(db, run, State.AWAITING_APPROVAL)
-            await db.execute(
-                "update backout.runs set plan = $2, digest = $3, escalated = '{}' where id = $1",
-                run,
-                plan.model_dump(mode="json"),
-                plan.digest(),
-            )
-            await db.execute("delete from backout.seats where run = $1", run)
-            await db.executemany(
-                "insert into backout.seats (run, place, role) values ($1, $2, $3)", [(run, place, role) for place, role in enumerate(seats)]
-            )
-            if data:
-                await self._append(db, run, "voided", data)
-            await self._append(
-                db, run, "planned",
-                {"digest": plan.digest(), "from": plan.from_, "to": plan.to, "undone": [u.revision for u in plan.undone],
-                 "loss_class": plan.loss_class},
-            )  # fmt: skip
+            await self._store(db, run, State.REHEARSING, plan, (), data)
+            await self._append(db, run, "planned", _planned(plan))
+
+    async def store_evidence(self, run: str, plan: Plan, seats: Sequence[str], **data: Any) -> None:
+        async with self._transaction() as db:
+            before = await self._store(db, run, State.AWAITING_APPROVAL, plan, seats, data)
+            kind = "rehearsed" if before is State.REHEARSING else "planned"
+            await self._append(db, run, kind, {**_planned(plan), "digest": plan.digest()})
+
+    async def _store(self, db: Connection, run: str, to: State, plan: Plan, seats: Sequence[str], voided: Mapping[str, Any]) -> State:
+        before = await self._lock(db, run)
+        await self._change(db, run, to)
+        digest = plan.digest() if to is State.AWAITING_APPROVAL else None
+        another = 1 if before is State.RUNNING else 0
+        await db.execute(
+            "update backout.runs set plan = $2, digest = $3, escalated = '{}', round = round + $4 where id = $1",
+            run, plan.model_dump(mode="json"), digest, another,
+        )  # fmt: skip
+        await db.execute("delete from backout.seats where run = $1", run)
+        await db.executemany(
+            "insert into backout.seats (run, place, role) values ($1, $2, $3)", [(run, place, role) for place, role in enumerate(seats)]
+        )
+        if voided:
+            await self._append(db, run, "voided", voided)
+        return before
 
     async def seat(self, run: str, digest: str, role: str, by: str, **data: Any) -> bool:
         async with self._transaction() as db:
@@ -254,17 +200,18 @@ class PostgresJournal:
 
     async def intend(self, run: str, step: str) -> Attempt:
         async with self._transaction() as db:
-            if await self._lock(db, run) is not State.RUNNING:
+            if await self._lock(db, run) not in (State.RUNNING, State.REHEARSING):
                 raise TransitionRefused(f"{run} is not running; {step} must not begin")
             last = await db.fetchval("select coalesce(max(attempt), 0) from backout.attempts where run = $1 and step = $2", run, step)
             began = self._clock.now()
             await db.execute(
-                "insert into backout.attempts (run, step, attempt, state, executor, began, place)"
-                " select $1, $2, $3, $4, $5, $6, count(*) from backout.attempts where run = $1",
+                "insert into backout.attempts (run, step, attempt, state, executor, began, place, round)"
+                " select $1, $2, $3, $4, $5, $6, (select count(*) from backout.attempts where run = $1), round from backout.runs where id = $1",
                 run, step, last + 1, AttemptState.INTENDED, self._executor, began,
             )  # fmt: skip
             await self._append(db, run, "step_started", {"step": step, "attempt": last + 1})
-            return Attempt(step=step, attempt=last + 1, state=AttemptState.INTENDED, executor=self._executor, began=began)
+            round_ = await db.fetchval("select round from backout.runs where id = $1", run)
+            return Attempt(step=step, attempt=last + 1, state=AttemptState.INTENDED, executor=self._executor, round=round_, began=began)
 
     async def outcome(self, run: str, attempt: Attempt) -> None:
         async with self._transaction() as db:
@@ -320,75 +267,9 @@ class PostgresJournal:
         async with self._transaction() as db:
             return tuple(Alarm(**dict(row)) for row in await db.fetch("select run, kind, due from backout.alarms order by due"))
 
-    async def deliveries(self, run: str) -> Mapping[str, Delivery]:
-        async with self._transaction() as db:
-            found = await db.fetch("select key, channel, ts, content from backout.deliveries where run = $1", run)
-            return {row["key"]: Delivery(channel=row["channel"], ts=row["ts"], content=row["content"]) for row in found}
 
-    async def deliver(self, run: str, key: str, delivery: Delivery) -> None:
-        async with self._transaction() as db:
-            await db.execute(
-                "insert into backout.deliveries (run, key, channel, ts, content) values ($1, $2, $3, $4, $5)"
-                " on conflict (run, key) do update set channel = excluded.channel, ts = excluded.ts, content = excluded.content",
-                run, key, delivery.channel, delivery.ts, delivery.content,
-            )  # fmt: skip
-
-    async def run_of_thread(self, channel: str, ts: str) -> str | None:
-        async with self._transaction() as db:
-            return cast(
-                str | None,
-                await db.fetchval("select run from backout.deliveries where key = 'card' and channel = $1 and ts = $2", channel, ts),
-            )
-
-    async def undelivered(self) -> tuple[str, ...]:
-        async with self._transaction() as db:
-            found = await db.fetch(
-                "select r.id from backout.runs r left join backout.deliveries d on d.run = r.id and d.key = 'seq'"
-                " where r.request->>'channel' is not null and coalesce(d.content::integer, 0) < r.seq order by r.created"
-            )
-            return tuple(row["id"] for row in found)
-
-    async def keep_backup(self, target: str, run: str, revision: str, file: BackupFile, until: dt.datetime) -> None:
-        async with self._transaction() as db:
-            await db.execute(
-                "insert into backout.backups (target, name, run, revision, file, made, keep_until) values ($1, $2, $3, $4, $5, $6, $7)"
-                " on conflict (target, name) do update set file = excluded.file, made = excluded.made, keep_until = excluded.keep_until",
-                target, file.name, run, revision, file.model_dump(mode="json"), self._clock.now(), until,
-            )  # fmt: skip
-
-    async def backups(self, target: str) -> tuple[Mapping[str, Any], ...]:
-        async with self._transaction() as db:
-            found = await db.fetch(
-                "select name, run, revision, file, made, keep_until from backout.backups where target = $1 order by made desc", target
-            )
-            return tuple({**dict(row), "file": BackupFile(**row["file"])} for row in found)
-
-    async def forget_backup(self, target: str, name: str) -> None:
-        async with self._transaction() as db:
-            await db.execute("delete from backout.backups where target = $1 and name = $2", target, name)
-
-    async def accept(self, key: str, kind: str, payload: Mapping[str, Any]) -> bool:
-        async with self._transaction() as db:
-            came = await db.execute(
-                "insert into backout.inbox (key, kind, payload, came) values ($1, $2, $3, $4) on conflict (key) do nothing",
-                key, kind, dict(payload), self._clock.now(),
-            )  # fmt: skip
-            return bool(came == "INSERT 0 1")
-
-    async def pending(self) -> tuple[tuple[str, str, Mapping[str, Any]], ...]:
-        async with self._transaction() as db:
-            found = await db.fetch("select key, kind, payload, came from backout.inbox where done is null order by came, key")
-            return tuple((row["key"], row["kind"], {**row["payload"], "_came": row["came"].isoformat()}) for row in found)
-
-    async def done(self, key: str) -> None:
-        now = self._clock.now()
-        async with self._transaction() as db:
-            await db.execute("update backout.inbox set done = $2, payload = null where key = $1", key, now)
-            await db.execute("delete from backout.inbox where done < $1", now - dt.timedelta(days=1))
-
-    async def ping(self) -> None:
-        async with self._transaction() as db:
-            await db.execute("select 1")
+def _planned(plan: Plan) -> dict[str, Any]:
+    return {"from": plan.from_, "to": plan.to, "undone": [u.revision for u in plan.undone], "loss_class": plan.loss_class}
 
 
 def _in_progress(target: str, other: Mapping[str, Any] | None) -> Refusal:

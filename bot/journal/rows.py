@@ -19,12 +19,12 @@ async def run(db: Any, run_id: str) -> Run:
         raise unknown_run(run_id)
     seats = await db.fetch("select role, by, at from backout.seats where run = $1 order by place", run_id)
     attempts = await db.fetch(
-        "select step, attempt, state, executor, began, ended, summary, progress, facts from backout.attempts where run = $1 order by place",
+        "select step, attempt, state, executor, round, began, ended, summary, progress, facts from backout.attempts where run = $1 order by place",
         run_id,
     )
     return Run(
         id=row["id"], target=row["target"], state=row["state"], request=Request(**row["request"]),
         plan=Plan(**row["plan"]) if row["plan"] else None, digest=row["digest"], seats=tuple(Seat(**dict(seat)) for seat in seats),
-        escalated=tuple(row["escalated"]), ending=row["ending"], decision=row["decision"], refusal=row["refusal"],
+        escalated=tuple(row["escalated"]), ending=row["ending"], decision=row["decision"], refusal=row["refusal"], round=row["round"],
         attempts=tuple(Attempt(**dict(attempt)) for attempt in attempts), seq=row["seq"], created=row["created"], ended=row["ended"],
     )  # fmt: skip

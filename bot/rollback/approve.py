@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 
 from bot import policy
 from bot.errors import Denied, Refusal
-from bot.model import ENDS, LossClass, Need, Person, Plan, Request, Run, SeatView, Severity, State
+from bot.evidence import LossClass
+from bot.model import ENDS, Need, Person, Plan, Request, Run, SeatView, Severity, State
 from bot.ports import Clock, Directory, Journal
 
 
@@ -22,6 +23,7 @@ class Authority:
         *,
         rules: Mapping[Severity, policy.Rule],
         loss: Mapping[LossClass, Mapping[str, int]],
+        unrehearsed: Mapping[str, int],
         titles: Mapping[str, str],
         ladder: Sequence[str],
         failed_attempts: int | None,
@@ -29,11 +31,13 @@ class Authority:
     ) -> None:
         self._journal, self._directory, self._clock = journal, directory, clock
         self._rules, self._loss, self.titles, self._ladder = rules, loss, dict(titles), tuple(ladder)
+        self._unrehearsed = unrehearsed
         self.failed_attempts, self.down = failed_attempts, down
 
     def need(self, request: Request, plan: Plan) -> Need:
         """Raises Refusal(no_policy_for_severity)."""
-        return policy.need(request.severity, plan.loss_class, self._rules, self._loss)
+        unrehearsed = plan.rehearsal is not None and not plan.rehearsal.done
+        return policy.need(request.severity, plan.loss_class, self._rules, self._loss, self._unrehearsed if unrehearsed else {})
 
     def asks(self, severity: Severity) -> None:
         """Raises Refusal(no_policy_for_severity) before anything is planned."""
@@ -133,7 +137,8 @@ class Authority:
 
     async def too_many_failures(self, run: Run) -> None:
         """After so many failed attempts the next rung is asked without anybody pressing a button."""
-        failed = sum(a.state in ("failed", "unknown") and not a.summary.startswith("the plan changed") for a in run.attempts)
+        rehearsal = {planned.name for planned in run.plan.rehearse} if run.plan else set()
+        failed = sum(a.state in ("failed", "unknown") and a.step not in rehearsal and not a.facts.get("changed") for a in run.current)
         if self.failed_attempts and failed >= self.failed_attempts:
             await self.escalate(run, f"{failed} attempts failed")
 

@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from typing import Any
 
 from bot import durable
@@ -16,7 +17,7 @@ from bot.durable import Evidence, Happened, OnCrash, PlanChanged, Step, TargetPa
 from bot.errors import BackoutError, FenceLost, JournalDown, OutcomeUnknown, Refusal, StepFailed, TransitionRefused
 from bot.model import Attempt, AttemptState, Plan, Run, State
 from bot.ports import Chat, Clock, Fence, Journal, Web
-from bot.rollback import verify
+from bot.rollback import hold, rehearse, verify
 from bot.steps import STEPS
 
 log = logging.getLogger(__name__)
@@ -24,7 +25,7 @@ log = logging.getLogger(__name__)
 Ended = tuple[AttemptState, str, dict[str, object]]
 
 _OPTIONS = ["retry", "leave", "escalate"]
-_CHANGED = "the plan changed"
+_LOOK = 1.0  # seconds between two looks whether a rehearsal is still wanted
 
 
 class Executor:
@@ -50,7 +51,7 @@ class Executor:
         """Do one step. False when there is none left, so that the run may end."""
         if run.plan is None:
             raise TransitionRefused(f"{run.id} is running without a plan")
-        left = next((attempt for attempt in run.attempts if attempt.state is AttemptState.INTENDED), None)
+        left = next((attempt for attempt in run.current if attempt.state is AttemptState.INTENDED), None)
         if left is not None:  # first of all, also when the run was cancelled meanwhile
             await self._interrupted(run, STEPS[left.step], left, target)
             return True
@@ -63,6 +64,26 @@ class Executor:
             if last.state is not AttemptState.DONE:
                 await self._again(run, step, last, target)
                 return True
+        return False
+
+    async def rehearse(self, run: Run, target: TargetParts) -> bool:
+        """Do one step of the rehearsal; nobody is asked when it fails. False when it has ended, one way or the other."""
+        if run.plan is None:
+            raise TransitionRefused(f"{run.id} is rehearsed without a plan")
+        left = next((attempt for attempt in run.current if attempt.state is AttemptState.INTENDED), None)
+        if left is not None:
+            await self._journal.record(run.id, "interrupted", step=left.step, attempt=left.attempt, message="interrupted; it begins again")
+            await self._close(run, left, AttemptState.UNKNOWN, "interrupted; it begins again")
+            await self._end_backends(run, STEPS[left.step], target)  # if that can't be done, the next attempt says why
+            await self._attempt(run, STEPS[left.step], target)
+            return True
+        for planned in run.plan.rehearse:
+            last = run.last_attempt(planned.name)
+            if last is None or last.state is AttemptState.UNKNOWN:
+                await self._attempt(run, STEPS[planned.name], target)
+                return True
+            if last.state is AttemptState.FAILED:
+                return False
         return False
 
     async def release(self, run: str) -> None:
@@ -79,9 +100,7 @@ class Executor:
             settled = last.state is AttemptState.UNKNOWN and step.probe is not None and await self._settle(run, step, last, target, asked=True)
             if not settled:
                 await self._begin(run, step, target)
-        elif last.summary.startswith(_CHANGED) or (
-            last.state is AttemptState.FAILED and sum(a.step == step.name for a in run.attempts) <= step.retries
-        ):
+        elif last.facts.get("changed") or (last.state is AttemptState.FAILED and sum(a.step == step.name for a in run.current) <= step.retries):
             await self._begin(run, step, target)
         else:
             await self._ask(run, step, last.summary)
@@ -127,7 +146,7 @@ class Executor:
         if step.probe is None:
             return Happened.UNKNOWN, "this step has no probe", {}
         try:
-            probed = await step.probe(self._world(run, step, last.attempt, target), last)
+            probed = await step.probe(await self._world(run, step, last.attempt, target), last)
         except BackoutError as error:
             return Happened.UNKNOWN, f"the database could not be asked: {error}", {}
         return probed.happened, probed.summary, dict(probed.facts)
@@ -147,19 +166,36 @@ class Executor:
         if trouble := await self._end_backends(run, step, target):
             await self._ask(run, step, trouble)
             return
+        attempt = await self._attempt(run, step, target)
+        if attempt is not None and attempt.state is not AttemptState.DONE:
+            fresh = await self._journal.run(run.id)
+            if attempt.state is AttemptState.UNKNOWN or sum(a.step == step.name for a in fresh.current) > step.retries:
+                await self._ask(fresh, step, attempt.summary)
+
+    async def _attempt(self, run: Run, step: Step, target: TargetParts) -> Attempt | None:
+        """Intent, effect, outcome; None when the plan changed, so that people are asked anew."""
         attempt = await self._journal.intend(run.id, step.name)
         await self._chat.changed(run.id)
         try:
-            state, summary, facts = await self._unless_stopped(self._body(run, step, attempt, target))
+            state, summary, facts = await self._unless_stopped(self._wanted_body(run, step, attempt, target))
         except PlanChanged as changed:
-            await self._close(run, attempt, AttemptState.FAILED, f"{_CHANGED}: {changed}")
-            await self._void(run, changed)
+            await self._close(run, attempt, AttemptState.FAILED, f"the plan changed: {changed}", {"changed": True})
+            await self._plan_changed(run.id, changed, target)
+            return None
+        return await self._close(run, attempt, state, summary, facts)
+
+    async def _plan_changed(self, run_id: str, changed: PlanChanged, target: TargetParts) -> None:
+        """People are asked anew, and nobody waits for them behind a closed door."""
+        run = await self._journal.run(run_id)
+        if run.ending is not None:
             return
-        await self._close(run, attempt, state, summary, facts)
-        if state is not AttemptState.DONE:
-            fresh = await self._journal.run(run.id)
-            if state is AttemptState.UNKNOWN or sum(a.step == step.name for a in fresh.attempts) > step.retries:
-                await self._ask(fresh, step, summary)
+        if _stopped(run):
+            await self._begin(run, STEPS["start_writers"], target)
+            run = await self._journal.run(run_id)
+            last = run.last_attempt("start_writers")
+            if last is None or last.state is not AttemptState.DONE:
+                return
+        await self._void(run, changed)
 
     async def _unless_stopped(self, body: Coroutine[Any, Any, Ended]) -> Ended:
         """A body that `stop` cancels has no outcome: the next start finds the intent and follows the step's promise."""
@@ -173,6 +209,21 @@ class Executor:
         if task.cancelled():
             await asyncio.Event().wait()
         return task.result()
+
+    async def _wanted_body(self, run: Run, step: Step, attempt: Attempt, target: TargetParts) -> Ended:
+        """A rehearsal is given up as soon as its run was cancelled, wherever that was pressed."""
+        if run.state is not State.REHEARSING:
+            return await self._body(run, step, attempt, target)
+        body = asyncio.create_task(self._body(run, step, attempt, target))
+        try:
+            while not body.done():
+                await asyncio.wait({body}, timeout=_LOOK)
+                if not body.done() and (await self._journal.run(run.id)).state is not State.REHEARSING:
+                    return AttemptState.FAILED, "given up, since the run was cancelled", {}
+            return body.result()
+        finally:
+            body.cancel()
+            await asyncio.wait({body})
 
     async def stop(self) -> None:
         """The process leaves: cancel what runs, so that its work is ended where it works; then give back the fences."""
@@ -189,7 +240,7 @@ class Executor:
         try:
             async with asyncio.timeout(step.timeout.total_seconds()):
                 await self._prove(run, target)
-                done: Evidence = await step.body(self._world(run, step, attempt.attempt, target))
+                done: Evidence = await step.body(await self._world(run, step, attempt.attempt, target))
         except PlanChanged:
             raise
         except OutcomeUnknown as error:
@@ -197,7 +248,7 @@ class Executor:
         except StepFailed as error:
             return AttemptState.FAILED, error.message, error.facts
         except Refusal as error:
-            return AttemptState.FAILED, f"{error.message} {error.next}", {"code": error.code}
+            return AttemptState.FAILED, f"{error.message} {error.next}", {"code": error.code, "message": error.message, "next": error.next}
         except FenceLost as error:
             await self.release(run.id)
             return AttemptState.FAILED, f"{error} Nothing was executed in this step", {}
@@ -219,37 +270,56 @@ class Executor:
         if run.plan and (now.system, now.timeline) != (run.plan.identity.system, run.plan.identity.timeline):
             raise FenceLost("The server failed over, or another one stands at its address, since the plan was made.")
 
-    def _world(self, run: Run, step: Step, attempt: int, target: TargetParts) -> World:
-        if run.plan is None:
+    async def _world(self, run: Run, step: Step, attempt: int, target: TargetParts) -> World:
+        plan = run.plan
+        if plan is None:
             raise TransitionRefused(f"{run.id} has no plan")
 
-        async def replan() -> None:
-            await self._replan(run)
+        async def replan() -> Plan:
+            return await self._replan(run)
+
+        async def counted_again() -> None:
+            if what := await hold.still(plan, world.target.database):
+                raise PlanChanged(await replan(), what)
+
+        async def replanned() -> None:
+            await replan()
 
         async def changed() -> None:
             await self._chat.changed(run.id)
 
-        return World(
+        world = World(
             target=target,
-            plan=run.plan,
+            plan=plan,
             run=run.id,
             step=step.name,
             attempt=attempt,
-            earlier={a.step: a for a in run.attempts if a.state is AttemptState.DONE},
-            former=tuple(a for a in run.attempts if a.step == step.name and a.attempt < attempt),
+            earlier={a.step: a for a in run.current if a.state is AttemptState.DONE},
+            former=tuple(a for a in run.current if a.step == step.name and a.attempt < attempt),
             journal=self._journal,
             clock=self._clock,
             web=self._web,
-            replan=replan,
+            replan=replanned,
             verification=verify.verification,
+            health=verify.health_checks,
+            counted_again=counted_again,
+            rehearsal=rehearse.rehearse,
             changed=changed,
+            rehearsing=run.state is State.REHEARSING,
+            stopped={key: value for a in run.attempts if a.step == "stop_writers" for key, value in a.facts.items()},
         )
+        connect = await target.platform.entrance(world) if _stopped(run) and step.name != "start_writers" else None
+        if connect is not None:
+            database, tool = target.enter(connect)
+            world.target = replace(target, database=database, tool=tool)
+        return world
 
-    async def _close(self, run: Run, attempt: Attempt, state: AttemptState, summary: str, facts: dict[str, object] | None = None) -> None:
+    async def _close(self, run: Run, attempt: Attempt, state: AttemptState, summary: str, facts: dict[str, object] | None = None) -> Attempt:
         """Record the outcome; cancellation may not interrupt it, and a journal that is away is waited for: what ran must be known."""
         ended = attempt.model_copy(update={"state": state, "ended": self._clock.now(), "summary": summary, "facts": facts or {}})
         await asyncio.shield(self._record(run.id, ended))
         await self._chat.changed(run.id)
+        return ended
 
     async def _record(self, run: str, ended: Attempt) -> None:
         while True:
@@ -265,6 +335,12 @@ class Executor:
         await self._journal.move(run.id, State.NEEDS_DECISION, "decision_needed", step=step.name, why=why, options=_OPTIONS)
         await self._chat.changed(run.id)
         await self._gave_up(await self._journal.run(run.id))
+
+
+def _stopped(run: Run) -> bool:
+    """Writers are stopped, or may be: in this round, and not started since."""
+    steps = [a.step for a in run.current if a.step == "stop_writers" or (a.step == "start_writers" and a.state is AttemptState.DONE)]
+    return bool(steps) and steps[-1] == "stop_writers"
 
 
 def _wanted(run: Run, step: Step) -> bool:

@@ -13,17 +13,19 @@ from contextlib import suppress
 from typing import Any
 
 from bot.durable import PlanChanged, TargetParts
-from bot.errors import BackoutError, Denied, JournalDown, Refusal, TransitionRefused
-from bot.model import ENDS, OPEN, Alarm, AttemptState, BackupFile, Person, Plan, Request, Run, State, StepView, View
+from bot.errors import BackoutError, Denied, JournalDown, Refusal, StepFailed, TransitionRefused
+from bot.evidence import Rehearsal
+from bot.model import ENDS, OPEN, Alarm, AttemptState, Person, Plan, Request, Run, State, View
 from bot.ports import Chat, Clock, Engine, Journal, Web
+from bot.rollback import hold, report, retention, views
 from bot.rollback import plan as planning
-from bot.rollback import report
 from bot.rollback.approve import Authority
 from bot.rollback.execute import Executor
-from bot.steps import STEPS
 
 log = logging.getLogger(__name__)
 
+#: what a copy proves to be no way back
+_PROVED_WRONG = frozenset({"rehearsal_failed", "empty_downgrade"})
 _GRACE = 30.0  # seconds that a running step gets when the process is asked to leave
 _ALPHABET = "23456789abcdefghjkmnpqrstuvwxyz"  # nothing that is read for something else at 3 a.m.
 
@@ -65,13 +67,13 @@ class Rollbacks:
         await self._chat.changed(run.id)
         return run
 
-    async def preview(self, target: str, rev: str) -> Plan:
+    async def preview(self, target: str, rev: str, strategy: str = "downgrade") -> Plan:
         parts = self._target(target)
         for other in await self._journal.find(target=target, states=sorted(OPEN), limit=1):
             raise Refusal(
                 "run_in_progress", f"{target} has an open run: {other.id} is {other.state}.", f"Look at it with {self._command} status {other.id}."
             )
-        return await planning.make(parts, rev, self._journal, command=self._command)
+        return await planning.make(parts, rev, self._journal, strategy=strategy, command=self._command)
 
     async def approve(self, run: str, digest: str, by: Person) -> None:
         now = await self._journal.run(run)
@@ -124,6 +126,18 @@ class Rollbacks:
         else:
             raise Refusal("not_built_yet", f"{decision} is not offered for this run.", "The thread has the commands that restore the backup by hand.")
 
+    async def end_sessions(self, run: str, by: Person) -> None:
+        now = await self._journal.run(run)
+        await self._attempt(now, by, "end_sessions", self._authority.decide(now, by))
+        database = self._target(now.target).database
+        try:
+            ended = await database.end(await database.holders(now.plan.tables if now.plan else ()))
+        except StepFailed as error:
+            raise Denied(f"They could not all be ended: {error.message}") from error
+        told = [{"pid": one.pid, "user": one.user, "query": one.query[:200]} for one in ended]
+        await self._journal.record(run, "sessions_ended", by=by.id, sessions=told)
+        await self._chat.changed(run)
+
     async def note(self, run: str, text: str, by: Person) -> None:
         await self._journal.record(run, "note", by=by.id, text=text, at=self._clock.now().isoformat())
         await self._chat.changed(run)
@@ -162,16 +176,7 @@ class Rollbacks:
         return await self._view(await self._journal.run(run))
 
     async def _view(self, run: Run) -> View:
-        target = self.targets.get(run.target)
-        alarms = [alarm.due for alarm in await self._journal.alarms() if alarm.run == run.id and alarm.kind == "seat"]
-        events = await self._journal.events(run.id)
-        ticked: list[str] = next((event.data["items"] for event in reversed(events) if event.kind == "ticked"), [])
-        advice = self._authority.need(run.request, run.plan).advice if run.plan else None
-        return View(
-            run=run, events=events, seats=await self._authority.seats(run), steps=_steps(run), until=alarms[0] if alarms else None,
-            titles=self._authority.titles, advice=advice, questions=target.questions if target else (), checklist=target.checklist if target else (),
-            ticked=tuple(ticked), restore_commands=_restore(run, target), now=self._clock.now(),
-        )  # fmt: skip
+        return await views.view(run, self.targets.get(run.target), self._journal, self._authority, self._clock)
 
     async def newest(self, *, channel: str | None = None, target: str | None = None) -> str | None:
         for states in (sorted(OPEN), None):
@@ -234,10 +239,12 @@ class Rollbacks:
         await self._executor.stop()
 
     async def _plan(self, run: Run) -> str:
-        target = self._target(run.target)
+        target, asked = self._target(run.target), run.request
         try:
-            made = await planning.make(target, run.request.rev, self._journal, command=self._command)
-            need = self._authority.need(run.request, made)
+            made = await planning.make(target, asked.rev, self._journal, strategy=asked.strategy, command=self._command)
+            need = self._authority.need(asked, made)
+            if not made.rehearse:
+                made = await planning.with_evidence(target, made, made.rehearsal or Rehearsal(done=False), self._journal)
         except BackoutError as error:
             if isinstance(error, JournalDown | TransitionRefused):
                 raise
@@ -246,8 +253,34 @@ class Rollbacks:
             await self._chat.private(run.request, f"{refusal.code}: {refusal.message}\n{refusal.next}")
             await self._chat.changed(run.id)
             return "end"
-        await self._journal.store_plan(run.id, made, need.roles)
+        if made.rehearse:
+            await self._journal.store_plan(run.id, made)
+        else:
+            await self._ask(run, made, need.roles)
+        await self._chat.changed(run.id)
+        return "go"
+
+    async def _ask(self, run: Run, made: Plan, roles: Sequence[str], **voided: Any) -> None:
+        await self._journal.store_evidence(run.id, made, roles, **voided)
         await self._authority.ask(await self._journal.run(run.id))
+
+    async def _rehearse(self, run: Run) -> str:
+        """Before anybody is asked: the plan on a copy. What could not be tried is asked for all the same, and says so first."""
+        target = self._target(run.target)
+        if await self._executor.rehearse(run, target):
+            return "go"
+        await self._executor.release(run.id)
+        if run.plan is None:
+            raise TransitionRefused(f"{run.id} has no plan")
+        last = run.last_attempt("rehearse") or run.last_attempt("back_up")
+        if last is not None and (code := last.facts.get("code")) in _PROVED_WRONG:
+            await self._journal.refuse(run.id, Refusal(code, last.facts["message"], last.facts["next"]))
+        else:
+            tried = last is not None and last.state is AttemptState.DONE
+            why = "" if tried or last is None else f"{last.summary}"
+            found = Rehearsal(**last.facts["rehearsal"]) if tried and last is not None else Rehearsal(done=False, why=why)
+            made = await planning.with_evidence(target, run.plan, found, self._journal)
+            await self._ask(run, made, self._authority.need(run.request, made).roles)
         await self._chat.changed(run.id)
         return "go"
 
@@ -270,7 +303,7 @@ class Rollbacks:
 
     async def _run(self, run: Run) -> str:
         await self._too_long_down(run)
-        if run.ending and not run.attempts:
+        if run.ending and not any(a.step not in planning.REHEARSE for a in run.current):
             await self._end(run, run.ending)
         elif not await self._executor.next(run, self._target(run.target)):
             # A cancel that came after the last step found everything done and verified.
@@ -298,6 +331,7 @@ class Rollbacks:
 
     _next: Mapping[State, Callable[[Rollbacks, Run], Awaitable[str]]] = {
         State.PLANNING: _plan,
+        State.REHEARSING: _rehearse,
         State.AWAITING_APPROVAL: _await_approval,
         State.RUNNING: _run,
         State.NEEDS_DECISION: _await_decision,
@@ -308,15 +342,20 @@ class Rollbacks:
         """Plan again, to the absolute revision. Raises PlanChanged when the approvals don't hold for what comes out."""
         if run.plan is None:
             raise TransitionRefused(f"{run.id} has no plan")
-        made = await planning.make(self._target(run.target), run.plan.to, self._journal, command=self._command)
-        if what := planning.differences(run.plan, made):
+        made = await planning.make(self._target(run.target), run.plan.to, self._journal, strategy=run.plan.strategy, command=self._command)
+        if what := hold.differences(run.plan, made):
             raise PlanChanged(made, what)
         return made
 
     async def _void(self, run: Run, changed: PlanChanged) -> None:
-        need = self._authority.need(run.request, changed.plan)
-        await self._journal.store_plan(run.id, changed.plan, need.roles, what=list(changed.what))
-        await self._authority.ask(await self._journal.run(run.id))
+        """Approvals are void: what comes out now is tried again, then asked for."""
+        await self._executor.release(run.id)
+        made, what = changed.plan, list(changed.what)
+        if made.rehearse:
+            await self._journal.store_plan(run.id, made, what=what)
+        else:
+            made = await planning.with_evidence(self._target(run.target), made, made.rehearsal or Rehearsal(done=False), self._journal)
+            await self._ask(run, made, self._authority.need(run.request, made).roles, what=what)
         await self._chat.changed(run.id)
 
     async def _too_long_down(self, run: Run) -> None:
@@ -337,45 +376,20 @@ class Rollbacks:
                 await self._engine.signal(alarm.run, f"{alarm.kind}:{alarm.due.isoformat()}")
 
     async def resume(self) -> None:
-        """At start: a run that was stored and never reached the engine begins now; every open one is looked at again."""
+        """At start: what dead processes left of their copies goes; a run that never reached the engine begins; every open one is looked at again."""
+        for target in self.targets.values():
+            if target.rehearsal.where is not None:
+                await target.rehearsal.where.clean()
         for run in await self._journal.find(states=sorted(OPEN), limit=1000):
             await self._engine.start(run.id, run.target)
             await self._engine.signal(run.id, f"resume:{self._clock.now().isoformat()}")
 
     async def retain(self) -> None:
-        """Remove backups past their time, never a target's newest."""
+        """Remove copies past their time."""
         for target in self.targets.values():
-            kept = await self._journal.backups(target.name)
-            for old in kept[1:]:
-                if old["keep_until"] < self._clock.now():
-                    await target.backup.remove(old["file"])
-                    await self._journal.forget_backup(target.name, old["name"])
+            await retention.retain(target, self._journal, self._clock)
 
 
 def _all_done(run: Run) -> bool:
     last = [run.last_attempt(planned.name) for planned in run.plan.steps] if run.plan else []
     return bool(last) and all(attempt is not None and attempt.state is AttemptState.DONE for attempt in last)
-
-
-def _steps(run: Run) -> tuple[StepView, ...]:
-    shown = []
-    for planned in run.plan.steps if run.plan else ():
-        last = run.last_attempt(planned.name)
-        says = STEPS[planned.name].says
-        if last is None:
-            shown.append(StepView(name=planned.name, says=says))
-        else:
-            shown.append(
-                StepView(
-                    name=planned.name, says=says, state=last.state, attempt=last.attempt, seconds=last.seconds, summary=last.summary,
-                    progress=last.progress,
-                )
-            )  # fmt: skip
-    return tuple(shown)
-
-
-def _restore(run: Run, target: TargetParts | None) -> tuple[str, ...]:
-    last = run.last_attempt("back_up")
-    if last is None or target is None or "file" not in last.facts:
-        return ()
-    return target.backup.how_to_restore(BackupFile(**last.facts["file"]))

@@ -8,9 +8,10 @@ from __future__ import annotations
 import ast
 import re
 import textwrap
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
-from bot.model import Loss, LossClass, Revision
+from bot.evidence import Loss, LossClass
+from bot.model import Revision
 
 _Found = tuple[str, str]  # kind, name
 
@@ -60,6 +61,8 @@ _CLASSES = {
     "type": LossClass.HIGH,
     "unreadable": LossClass.HIGH,
     "column": LossClass.MEDIUM,
+    "values": LossClass.MEDIUM,
+    "enum": LossClass.MEDIUM,
 }
 _ORDER = (LossClass.NONE, LossClass.MEDIUM, LossClass.HIGH)
 
@@ -76,8 +79,50 @@ def read_loss(undone: Iterable[Revision]) -> tuple[Loss, ...]:
 
 
 def loss_class(losses: Iterable[Loss]) -> LossClass:
-    """The highest of its parts. Indexes, constraints and policies hold no data (they have their own lines on the card)."""
-    return max((_CLASSES.get(loss.kind, LossClass.NONE) for loss in losses), key=_ORDER.index, default=LossClass.NONE)
+    """The highest of its parts. What is counted and empty is no loss; indexes, constraints and policies hold no data (they have their own lines)."""
+    classes = (_CLASSES.get(loss.kind, LossClass.NONE) for loss in losses if loss.count != 0)
+    return max(classes, key=_ORDER.index, default=LossClass.NONE)
+
+
+def higher(one: LossClass, other: LossClass) -> bool:
+    return _ORDER.index(one) > _ORDER.index(other)
+
+
+def attributed(found: Iterable[Loss], foreseen: Iterable[Loss], undone: Sequence[str]) -> tuple[Loss, ...]:
+    """What was found by comparing, with the revision that reading the scripts gives it; all of it is that revision's when only one is undone."""
+    said = list(foreseen)
+    return tuple(one.model_copy(update={"revision": undone[0] if len(undone) == 1 else _revision_of(one, said)}) for one in found)
+
+
+def _revision_of(one: Loss, said: Iterable[Loss]) -> str:
+    for each in said:
+        if each.kind == one.kind and one.name.casefold().endswith(f".{each.name.casefold()}"):
+            return each.revision
+    return ""
+
+
+def resolved(foreseen: Iterable[Loss], objects: Iterable[str]) -> tuple[Loss, ...]:
+    """What scripts name, by the names of the catalog: 'orders.score' is 'public.orders.score' where only one column is called so."""
+    known: dict[str, list[tuple[str, ...]]] = {"table": [], "column": []}
+    by_parts: dict[tuple[str, ...], str] = {}
+    for key in objects:
+        kind, _, name = key.partition(" ")
+        if kind in known:
+            parts = _parts(name)
+            known[kind].append(parts)
+            by_parts[parts] = name
+    found = []
+    for one in foreseen:
+        wanted = _parts(one.name)
+        lies = known.get({"rows": "table"}.get(one.kind, one.kind), [])
+        hits = [parts for parts in lies if parts[-len(wanted) :] == wanted]
+        found.append(one.model_copy(update={"name": by_parts[hits[0]]}) if len(hits) == 1 else one)
+    return tuple(found)
+
+
+def _parts(name: str) -> tuple[str, ...]:
+    """'public."Odd.Name".score' -> ('public', 'Odd.Name', 'score'), as SQL reads it."""
+    return tuple(quoted.replace('""', '"') if quoted else bare.lower() for quoted, bare in re.findall(r'"((?:[^"]|"")*)"|([^".]+)', name))
 
 
 def surely_one_transaction(undone: Iterable[Revision]) -> bool:

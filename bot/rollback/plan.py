@@ -7,47 +7,129 @@ from collections.abc import Iterable
 
 from bot.durable import TargetParts
 from bot.errors import ProgramFailed, Refusal, StepFailed
-from bot.model import History, Identity, Loss, Plan, PlanStep, Revision
+from bot.evidence import Loss, Rehearsal
+from bot.model import History, Plan, PlanStep, Revision
 from bot.ports import Journal
-from bot.rollback import loss, route
+from bot.rollback import loss, options, route
+from bot.words import many
 
-DOWNGRADE = ("check_preconditions", "back_up", "downgrade", "verify", "start_writers")
+REHEARSE = ("back_up", "rehearse")
 
 
-async def make(target: TargetParts, rev: str, journal: Journal, *, command: str = "/rollback") -> Plan:
-    """Everything that can be known before approval. Raises Refusal, also planning_failed for what the server or a program said no to."""
+async def make(target: TargetParts, rev: str, journal: Journal, *, strategy: str = "downgrade", command: str = "/rollback") -> Plan:
+    """Everything that can be known before the rehearsal. Raises Refusal, also planning_failed for what the server or a program said no to."""
     try:
-        return await _made(target, rev, journal, command)
+        return await (_reapply if strategy == "reapply" else _downgrade)(target, rev, journal, command)
     except (StepFailed, ProgramFailed) as error:
         raise Refusal(
             "planning_failed", f"The plan could not be made. {error}".rstrip(".") + ".", "Mend what the message names, then ask again."
         ) from error
 
 
-async def _made(target: TargetParts, rev: str, journal: Journal, command: str) -> Plan:
-    await target.database.examine()
-    identity = await target.database.identity()
-    await target.backup.ready(identity.version)
-    history = await target.tool.read()
+async def _downgrade(target: TargetParts, rev: str, journal: Journal, command: str) -> Plan:
+    history = await _looked(target)
     from_, to, undone = route.route(rev, history, command=command)
     losses = loss.read_loss(undone)
     await _queries_run(target, losses)
-    return Plan(
-        target=target.name,
-        from_=from_,
-        to=to,
-        undone=route.undone_of(undone),
-        steps=tuple(PlanStep(name=name) for name in DOWNGRADE),
-        loss=losses,
-        loss_class=loss.loss_class(losses),
-        identity=identity,
-        version_table=history.version_table,
-        version_table_schema=history.version_table_schema,
-        one_transaction=_one_transaction(history, undone),
-        verify=tuple(one.name for one in target.verify),
-        expected_seconds=await _expected(target.name, undone, journal),
-        remarks=(*history.remarks, *_remarks(target, undone)),
-    )
+    return await _plan(
+        target, history, journal, undone, strategy="downgrade", from_=from_, to=to, foreseen=losses, loss=losses,
+        loss_class=loss.loss_class(losses), one_transaction=_one_transaction(history, undone),
+    )  # fmt: skip
+
+
+async def _reapply(target: TargetParts, rev: str, journal: Journal, command: str) -> Plan:
+    history = await _looked(target)
+    from_, to, applied = route.forward(rev, history, command=command)
+    await _queries_run(target, ())
+    known = [kept for kept, _ in await journal.archives(target.name) if kept.lower == from_ and kept.upper in {each.revision for each in applied}]
+    plan = await _plan(
+        target, history, journal, applied, strategy="reapply", from_=from_, to=to,
+        archive=known[0].run if known else None,
+    )  # fmt: skip
+    if not known:
+        plan = plan.model_copy(update={"remarks": (*plan.remarks, f"There is no archive of what was lost when {target.name} went back to {from_}.")})
+    return plan
+
+
+async def _looked(target: TargetParts) -> History:
+    await target.database.examine()
+    for refusal in await target.platform.ready():
+        if not refusal.warning:
+            raise refusal
+    return await target.tool.read()
+
+
+async def _plan(target: TargetParts, history: History, journal: Journal, moved: tuple[Revision, ...], **known: object) -> Plan:
+    identity = await target.database.identity()
+    await target.backup.ready(identity.version)
+    method = "dump" if not target.platform.stops or await target.database.may_clone() else "clone"
+    steps = _steps(target, str(known["strategy"]), method)
+    rehearsed, why_not = await _rehearsed(target)
+    return Plan.model_validate({
+        "target": target.name,
+        "identity": identity,
+        "undone": route.undone_of(moved),
+        "steps": steps,
+        "rehearse": tuple(PlanStep(name=name) for name in REHEARSE) if rehearsed else (),
+        "rehearsal": None if rehearsed else Rehearsal(done=False, why=why_not),
+        "version_table": history.version_table,
+        "version_table_schema": history.version_table_schema,
+        "verify": tuple(one.name for one in target.verify),
+        "expected_seconds": await _expected(target.name, steps, moved, journal),
+        "remarks": (*history.remarks, *_remarks(target, method)),
+        **known,
+    })  # fmt: skip
+
+
+def _steps(target: TargetParts, strategy: str, method: str) -> tuple[PlanStep, ...]:
+    there = ["archive", "downgrade", *(["reconcile"] if method == "clone" else [])] if strategy == "downgrade" else ["upgrade", "put_back"]
+    stops = target.platform.stops
+    names = ["check_preconditions", *(["stop_writers"] if stops else []), "restore_point", *there, "verify", "start_writers"]
+    if stops and target.health is not None:
+        names.append("look_at_health")
+    return tuple(PlanStep(name=name, params={"method": method} if name == "restore_point" else {}) for name in names)
+
+
+async def _rehearsed(target: TargetParts) -> tuple[bool, str]:
+    """Whether a copy may be made now, else why not."""
+    if target.rehearsal.where is None:
+        return False, target.rehearsal.why_not
+    found = await target.database.objections(target.rehearsal.max_size)
+    return not found, " ".join(found)
+
+
+async def with_evidence(target: TargetParts, plan: Plan, rehearsal: Rehearsal, journal: Journal) -> Plan:
+    """The plan that people are asked about: what the copy showed, and the other ways beside it."""
+    known: dict[str, object] = {"rehearsal": rehearsal}
+    if rehearsal.done:
+        known |= {
+            "loss": rehearsal.loss,
+            "loss_class": loss.loss_class(rehearsal.loss),
+            "one_transaction": rehearsal.one_transaction,
+            "remarks": (*plan.remarks, *(await _writes(target, plan, rehearsal))),
+        }
+    else:
+        known["loss"] = loss.resolved(plan.foreseen, (await target.database.snapshot(count=False)).objects)
+    made = plan.model_copy(update=known)
+    in_the_way = await _in_the_way(target, made)
+    return made.model_copy(update={"options": await options.side_by_side(target, made, journal), "remarks": (*made.remarks, *in_the_way)})
+
+
+async def _in_the_way(target: TargetParts, plan: Plan) -> list[str]:
+    """Which sessions it would wait for now; none when they are all thrown out first."""
+    there = () if target.platform.stops else await target.database.holders(plan.tables)
+    told = [f"{one.pid} ({one.user or 'unknown'}{f', for {one.age:.0f} s' if one.age is not None else ''}): {one.query[:100]}" for one in there[:3]]
+    more = f" and {len(there) - 3} more" if len(there) > 3 else ""
+    return [f"It would wait now for {many(len(there), 'session')}: {'; '.join(told)}{more}."] if there else []
+
+
+async def _writes(target: TargetParts, plan: Plan, rehearsal: Rehearsal) -> list[str]:
+    """Writes since the migration, where the database can tell (databases.md F20)."""
+    if plan.strategy != "downgrade":
+        return []
+    tables = list(dict.fromkeys(one.table for one in rehearsal.loss if one.table))
+    found = await target.database.written_since(plan.version_table, plan.version_table_schema, tables[:10])
+    return [f"Written to {table} since {plan.from_}: {says}." for table, says in found.items()]
 
 
 async def _queries_run(target: TargetParts, losses: Iterable[Loss]) -> None:
@@ -88,45 +170,15 @@ def _one_transaction(history: History, undone: tuple[Revision, ...]) -> bool:
     return (history.one_transaction or len(undone) == 1) and loss.surely_one_transaction(undone)
 
 
-async def _expected(target: str, undone: tuple[Revision, ...], journal: Journal) -> float | None:
+async def _expected(target: str, steps: tuple[PlanStep, ...], undone: tuple[Revision, ...], journal: Journal) -> float | None:
     """Median seconds of earlier succeeded runs that undid the same revisions; None: not measured yet."""
-    earlier = await journal.durations(target, DOWNGRADE, [one.revision for one in undone])
+    earlier = await journal.durations(target, [step.name for step in steps], [one.revision for one in undone])
     return round(statistics.median(earlier), 1) if earlier else None
 
 
-def _remarks(target: TargetParts, undone: tuple[Revision, ...]) -> list[str]:
-    said = []
-    if not target.platform.stops:
-        said.append("Nobody is stopped (platform: none): what is written during the run may be lost and can't be counted.")
-    if not loss.surely_one_transaction(undone):
-        said.append("The scripts may commit in the middle: if the run is interrupted there, a person decides.")
+def _remarks(target: TargetParts, method: str) -> list[str]:
+    if target.platform.stops:
+        said = ["The restore point is a clone: nobody can connect while it is made."] if method == "clone" else []
+    else:
+        said = ["Nobody is stopped (platform: none): what is written during the run may be lost and can't be counted."]
     return said
-
-
-def differences(old: Plan, new: Plan) -> tuple[str, ...]:
-    """Why the approvals of `old` don't hold for `new`, in sentences; empty when they do."""
-    if old.digest() == new.digest():
-        return ()
-    found = [
-        *_database(old.identity, new.identity),
-        *_if(old.from_ != new.from_, f"the database moved from {old.from_} to {new.from_}"),
-        *_if(old.to != new.to, f"the way leads to {new.to}, not to {old.to}"),
-        *_if([u.revision for u in old.undone] != [u.revision for u in new.undone], "other revisions would be undone"),
-        *_if([u.sha256 for u in old.undone] != [u.sha256 for u in new.undone], "the scripts were edited"),
-        *_if(old.loss != new.loss, "other things would be lost"),
-        *_if(old.loss_class != new.loss_class, f"the loss class is {new.loss_class}, not {old.loss_class}"),
-        *_if(old.verify != new.verify, "the verification changed"),
-    ]
-    return tuple(found) or ("the plan changed",)
-
-
-def _database(old: Identity, new: Identity) -> list[str]:
-    if old.same_database(new):
-        return _if(old.version != new.version, "the server was upgraded")
-    if old.timeline != new.timeline:
-        return ["the server failed over to another timeline"]
-    return ["it is another database"]
-
-
-def _if(true: bool, sentence: str) -> list[str]:
-    return [sentence] if true else []

@@ -6,17 +6,17 @@ What nobody wrote down stays visibly blank; nothing is made up.
 from __future__ import annotations
 
 import datetime as dt
-import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from bot.model import AttemptState, Event, Run, State, View
+from bot.model import Attempt, AttemptState, Event, Run, State, View
+from bot.rollback import proof, report_parts
+from bot.rollback.markup import BLANK, code, line, plain, seconds, utc
+from bot.rollback.plan import REHEARSE
 from bot.steps import STEPS
 
-BLANK = "_(not written down yet)_"
-_SPECIAL = re.compile(r"([\\`*_\[\]<#|~])")
 _END = {
-    State.SUCCEEDED: "The downgrade was done and verified.",
+    State.SUCCEEDED: "The {moving} was done and verified.",
     State.FAILED: "A person chose to leave it as it stood.",
     State.ABORTED: "It was cancelled.",
     State.REJECTED: "A person rejected it. Nothing was done to the database.",
@@ -25,50 +25,39 @@ _END = {
 }
 
 
-def plain(text: object, most: int = 600) -> str:
-    """Text from people, scripts and databases as one line of Markdown that means nothing but itself."""
-    line = _line(text)
-    return _SPECIAL.sub(r"\\\1", line if len(line) <= most else line[:most] + "…")
-
-
-def _line(text: object) -> str:
-    """Without line breaks, control and direction characters."""
-    return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
-
-
-def code(text: object, most: int = 600) -> str:
-    """The same as a code span, where it is easier to read: SQL, paths, output."""
-    line = _line(text).replace("`", "'")
-    return f"`{line if len(line) <= most else line[:most] + '…'}`"
-
-
 def markdown(view: View) -> str:
     """The whole file. Its first line is the contract's."""
     run = view.run
     events = _until_the_end(view.events)
     parts: list[Iterable[str]] = [
-        [f"# Post-mortem: {run.target} {_line(run.from_ or BLANK)} -> {_line(run.to) if run.plan else plain(run.to)}: {run.state}", ""],
+        [f"# Post-mortem: {run.target} {line(run.from_ or BLANK)} -> {line(run.to) if run.plan else plain(run.to)}: {run.state}", ""],
         _summary(view),
         _timeline(events),
+        proof.section(view),
         _approvals(view, events),
         _ran(view),
         _verified(view),
-        _lost(view),
+        report_parts.lost(view),
+        report_parts.kept(view),
         _wrong(view, events),
         _checklist(view, events),
         _actions(),
     ]
-    return "\n".join(line for part in parts for line in part).rstrip() + "\n"
+    return "\n".join(each for part in parts for each in part).rstrip() + "\n"
 
 
 def summary(view: View) -> str:
     """Two or three short sentences for the thread."""
     run = view.run
-    seconds = sum(step.seconds or 0.0 for step in view.steps)
     failed = sum(a.state in (AttemptState.FAILED, AttemptState.UNKNOWN) for a in run.attempts)
-    said = [_END.get(run.state, f"It is {run.state}.")]
-    if run.attempts:
-        said.append(f"The steps took {seconds:.1f} s.")
+    said = [_END.get(run.state, f"It is {run.state}.").format(moving=report_parts.moving(run.plan))]
+    if took := _on_production(run):
+        said.append(_took(took))
+    elif run.attempts and run.state is State.REFUSED:
+        said.append("It was tried on a copy; production was not touched.")
+    moved = run.last_attempt("downgrade")
+    if moved is not None and moved.state is AttemptState.DONE and "archive" in report_parts.facts(run, "archive"):
+        said.append("What it destroyed is archived and can be put back.")
     if failed:
         said.append(f"{failed} attempt{'s' if failed > 1 else ''} did not go well.")
     return " ".join(said)
@@ -76,16 +65,33 @@ def summary(view: View) -> str:
 
 def ending(run: Run) -> str:
     """Where the database stands now and how it was found, in a sentence or two."""
-    if not run.attempts:
+    began = _on_production(run)
+    if not began:
         return "Nothing was changed."
-    took = f"The steps took {sum(attempt.seconds or 0.0 for attempt in run.attempts):.1f} s."
-    done, verified = run.last_attempt("downgrade"), run.last_attempt("verify")
+    name = report_parts.moving(run.plan)
+    done, verified = run.last_attempt(name), run.last_attempt("verify")
     if done is None:
-        return f"The downgrade had not begun. {took}"
+        return f"The {name} had not begun. {_took(began)}"
     if done.state is not AttemptState.DONE:
-        return f"The downgrade did not go through: look at its evidence in the thread. {took}"
+        return f"The {name} did not go through: look at its evidence in the thread. {_took(began)}"
     found = verified.summary if verified is not None else "it was not verified"
-    return f"{run.target} stands at {run.to}; {found.rstrip('.')}. {took}"
+    return f"{run.target} stands at {run.to}; {_back(run)}{found.rstrip('.')}. {_took(began)}"
+
+
+def _back(run: Run) -> str:
+    """A reapply that ended before its archive was back must say so."""
+    last = run.last_attempt("put_back")
+    if report_parts.moving(run.plan) == "downgrade":
+        return ""
+    return f"{last.summary.rstrip('.')}; " if last is not None and last.state is AttemptState.DONE else "its archive is not back; "
+
+
+def _on_production(run: Run) -> list[Attempt]:
+    return [attempt for attempt in run.attempts if attempt.step not in REHEARSE]
+
+
+def _took(attempts: list[Attempt]) -> str:
+    return f"The steps took {sum(attempt.seconds or 0.0 for attempt in attempts):.1f} s."
 
 
 def _until_the_end(events: tuple[Event, ...]) -> list[Event]:
@@ -105,8 +111,8 @@ def _summary(view: View) -> Iterator[str]:
     yield f"| Severity | {run.request.severity} |"
     yield f"| Asked for by | {plain(run.request.by.id)} |"
     yield f"| Reason | {plain(run.request.reason)} |"
-    yield f"| Began | {_utc(run.created)} UTC |"
-    yield f"| Ended | {_utc(run.ended)}{' UTC' if run.ended else ''} |"
+    yield f"| Began | {utc(run.created)} UTC |"
+    yield f"| Ended | {utc(run.ended)}{' UTC' if run.ended else ''} |"
     if plan:
         yield f"| Database | {plain(plan.identity.database)}, PostgreSQL {plan.identity.version // 10000} |"
         yield f"| Plan | {(run.digest or '')[:12]} |"
@@ -114,7 +120,7 @@ def _summary(view: View) -> Iterator[str]:
         yield f"| Refused | {run.refusal['code']}: {plain(run.refusal['message'])} {plain(run.refusal['next'])} |"
     yield ""
     if plan:
-        yield "Undone, newest first:"
+        yield "Applied, oldest first:" if plan.strategy == "reapply" else "Undone, newest first:"
         yield ""
         for one in plan.undone:
             yield f"- {plain(one.revision)} {plain(one.message)}{f' ({plain(one.date)})' if one.date else ''}"
@@ -125,20 +131,21 @@ def _timeline(events: list[Event]) -> Iterator[str]:
     yield "## Timeline (UTC)"
     yield ""
     if events:
-        yield f"Times without a date are of {_utc(events[0].at)[:10]}."
+        yield f"Times without a date are of {utc(events[0].at)[:10]}."
         yield ""
     yield "| When | What |"
     yield "|---|---|"
     for event in events:
         at = event.at.astimezone(dt.UTC)
         same_day = at.date() == events[0].at.astimezone(dt.UTC).date()
-        yield f"| {f'{at:%H:%M:%S}' if same_day else _utc(at)} | {_sentence(event)} |"
+        yield f"| {f'{at:%H:%M:%S}' if same_day else utc(at)} | {_sentence(event)} |"
     yield ""
 
 
 _SAID = {
     "requested": "{by} asked for {rev}, severity {severity}: {reason}",
     "planned": "planned: {from} -> {to}, loss {loss_class}",
+    "rehearsed": "the rehearsal ended: {from} -> {to}, loss {loss_class}",
     "refused": "refused, {code}: {message}",
     "voided": "approvals void: {what}",
     "asked": "asked {roles} ({people}) until {until}",
@@ -149,6 +156,7 @@ _SAID = {
     "denied": "{by} was denied ({action}): {why}",
     "escalated": "asked {role} ({people}) too: {why}",
     "decided": "{by} decided: {decision}",
+    "sessions_ended": "{by} ended the sessions in the way: {sessions}",
     "decision_needed": "a decision is needed about {says}: {why}",
     "step_started": "{says}: began (attempt {attempt})",
     "step_done": "{says}: done in {took}. {summary}",
@@ -164,9 +172,9 @@ def _sentence(event: Event) -> str:
     """An event of a kind that has no sentence is named by its kind."""
     said = {key: plain(", ".join(map(str, value)) if isinstance(value, list) else value) for key, value in event.data.items()}
     step = STEPS.get(event.data.get("step", ""))
-    said |= {"says": step.says if step else said.get("step", ""), "took": _seconds(event.data.get("seconds"))}
+    said |= {"says": step.says if step else said.get("step", ""), "took": seconds(event.data.get("seconds"))}
     if "until" in said:
-        said["until"] = _utc(dt.datetime.fromisoformat(event.data["until"]))
+        said["until"] = utc(dt.datetime.fromisoformat(event.data["until"]))
     if "people" in said:
         said["people"] = said["people"] or "nobody holds that role"
     template = _SAID.get(event.kind)
@@ -179,7 +187,7 @@ def _approvals(view: View, events: list[Event]) -> Iterator[str]:
     if not view.run.seats:
         yield "No approval was asked for."
     for seat in view.run.seats:
-        yield f"- {seat.role}: {plain(seat.by) + ', ' + _utc(seat.at) if seat.by else 'nobody'}"
+        yield f"- {seat.role}: {plain(seat.by) + ', ' + utc(seat.at) if seat.by else 'nobody'}"
     if any(event.kind == "voided" for event in events):
         yield ""
         yield "Earlier approvals were void, because the plan changed; see the timeline."
@@ -200,25 +208,21 @@ def _ran(view: View) -> Iterator[str]:
     yield "|---|---|---|---|---|"
     for attempt in view.run.attempts:
         says = STEPS[attempt.step].says if attempt.step in STEPS else attempt.step
-        yield f"| {says} | {attempt.attempt} | {attempt.state} | {_seconds(attempt.seconds)} | {plain(attempt.summary)} |"
+        yield f"| {says} | {attempt.attempt} | {attempt.state} | {seconds(attempt.seconds)} | {plain(attempt.summary)} |"
     yield ""
     for attempt in view.run.attempts:
         yield from _statements(attempt.facts)
-    file = next((a.facts["file"] for a in reversed(view.run.attempts) if "file" in a.facts), None)
-    if file:
-        yield f"Backup: {code(file['path'])}, {file['size']} bytes, sha256 {file['sha256']}."
-        yield ""
 
 
 def _statements(facts: dict[str, Any]) -> Iterator[str]:
     statements = facts.get("statements") or []
     if not statements:
         return
-    yield f"Statements of the downgrade ({len(statements)}):"
+    yield f"Statements ({len(statements)}):"
     yield ""
     for one in statements[:50]:
         ms = one.get("ms")
-        took = "did not end" if ms is None else _seconds(ms / 1000)
+        took = "did not end" if ms is None else seconds(ms / 1000)
         yield f"- {took}: {code(one.get('sql', ''), 300)}"
     if len(statements) > 50:
         yield f"- and {len(statements) - 50} more"
@@ -237,26 +241,6 @@ def _verified(view: View) -> Iterator[str]:
         for one in checks:
             result = {True: "ok", False: "RED" if one["blocking"] else "warning", None: "shown"}[one["ok"]]
             yield f"| {plain(one['name'])} | {result} | {plain(one['before'], 200)} | {plain(one['after'], 200)} | {plain(one['says'])} |"
-    yield ""
-
-
-def _lost(view: View) -> Iterator[str]:
-    plan = view.run.plan
-    yield "## What was lost"
-    yield ""
-    done = view.run.last_attempt("downgrade")
-    if plan is None or done is None:
-        yield "Nothing: the downgrade did not begin."
-    elif not plan.loss:
-        yield "Nothing, as far as reading the scripts goes."
-    else:
-        if done.state is not AttemptState.DONE:
-            yield f"The downgrade ended as {done.state}: this is what it would have destroyed, as far as reading the scripts goes."
-            yield ""
-        for loss in plan.loss:
-            yield f"- {loss.kind} {plain(loss.name)} (by {plain(loss.revision)}){'' if loss.certain else ', which reading alone can not tell'}"
-        yield ""
-        yield f"Loss class: {plan.loss_class}. The backup above holds what was there."
     yield ""
 
 
@@ -303,11 +287,3 @@ def _actions() -> Iterator[str]:
     yield "- [ ] Fix the migration, or remove it from the code: a deploy of the old code applies it again."
     yield "- [ ] Rehearse it up, down and up again before it ships."
     yield "- [ ] Owner and date for each of the above."
-
-
-def _utc(at: dt.datetime | None) -> str:
-    return at.astimezone(dt.UTC).strftime("%Y-%m-%d %H:%M:%S") if at else BLANK
-
-
-def _seconds(seconds: float | None) -> str:
-    return "-" if seconds is None else f"{seconds:.1f} s"

@@ -36,6 +36,29 @@ def route(rev: str, history: History, *, command: str = "/rollback") -> tuple[st
     return current, to, undone
 
 
+def forward(rev: str, history: History, *, command: str = "/rollback") -> tuple[str, str, tuple[Revision, ...]]:
+    """(from, to, applied oldest first), all absolute; from may be 'base', REV also 'head'. Raises Refusal."""
+    scripts = {one.revision: one for one in history.revisions}
+    current = _current(history, scripts, rev) if history.current else BASE
+    applied = _ancestors(current, scripts)
+    if rev.casefold() == "head" and rev not in scripts:
+        if len(history.heads) != 1:
+            raise Refusal("several_heads", f"The scripts have several heads: {', '.join(sorted(history.heads))}.", "Name the revision to go to.")
+        to = history.heads[0]
+    else:
+        to = _named(rev, history)
+    if to in applied:
+        raise Refusal(
+            "not_ahead", f"{shown(to)} is applied already: the database stands at {current}.", f"To go back, write {command} {shown(to)}."
+        )  # fmt: skip
+    wanted = _ancestors(to, scripts)
+    if not applied <= wanted:
+        raise Refusal(
+            "not_ahead", f"{shown(to)} is on another branch than {current}, where the database stands.", "Name a revision above it."
+        )  # fmt: skip
+    return current, to, tuple(scripts[one] for one in reversed(_newest_first(wanted - applied, scripts)))
+
+
 def _current(history: History, scripts: Mapping[str, Revision], rev: str) -> str:
     if not history.current:
         raise Refusal(

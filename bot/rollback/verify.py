@@ -16,7 +16,8 @@ from typing import Any
 
 from bot.durable import World
 from bot.errors import StepFailed
-from bot.model import Answer, Attempt, Loss, Snapshot
+from bot.evidence import Loss, Snapshot
+from bot.model import Answer, Attempt
 
 Check = dict[str, Any]
 
@@ -30,14 +31,14 @@ _LOOK_EVERY = 2.0
 async def verification(world: World) -> list[Check]:
     """Everything that is checked after a downgrade, in the order in which people read it."""
     plan, database = world.plan, world.target.database
-    done = world.earlier["downgrade"]
+    done = world.earlier["upgrade" if plan.strategy == "reapply" else "downgrade"]
     before, after = Snapshot(**done.facts["before"]), await database.snapshot(count=True)
     found = [revision(plan.to, await database.heads(plan.version_table, plan.version_table_schema))]
     if before.objects:
         found += schema(before, after, plan.loss)
     found += counts(before, after)
     found += await _queries(world, done)
-    return found + await _health(world)
+    return found if world.target.platform.stops else found + await health_checks(world)
 
 
 async def _queries(world: World, done: Attempt) -> list[Check]:
@@ -55,7 +56,7 @@ async def _queries(world: World, done: Attempt) -> list[Check]:
     return found
 
 
-async def _health(world: World) -> list[Check]:
+async def health_checks(world: World) -> list[Check]:
     wanted = world.target.health
     if wanted is None:
         return []

@@ -1,12 +1,26 @@
-"""Everything that is done to production, one file each."""
+"""Everything that is done to production or to a copy of it, one file each."""
 
 from __future__ import annotations
 
 from bot.durable import Step
+from bot.steps.archive import archive
 from bot.steps.back_up import back_up
 from bot.steps.check_preconditions import check_preconditions
 from bot.steps.downgrade import downgrade
+from bot.steps.look_at_health import look_at_health
+from bot.steps.put_back import put_back
+from bot.steps.reconcile import reconcile
+from bot.steps.rehearse import rehearse
+from bot.steps.restore_point import restore_point
 from bot.steps.start_writers import start_writers
+from bot.steps.stop_writers import stop_writers
+from bot.steps.upgrade import upgrade
 from bot.steps.verify import verify
 
-STEPS: dict[str, Step] = {step.name: step for step in (check_preconditions, back_up, downgrade, verify, start_writers)}
+STEPS: dict[str, Step] = {
+    step.name: step
+    for step in (
+        back_up, rehearse, check_preconditions, stop_writers, restore_point, archive, downgrade, reconcile, upgrade, put_back, verify,
+        start_writers, look_at_health,
+    )
+}  # fmt: skip

@@ -7,8 +7,9 @@ import datetime as dt
 from bot.durable import Evidence, OnCrash, World, step
 
 
-@step(on_crash=OnCrash.RERUN, timeout=dt.timedelta(minutes=3), destructive=False, says="check that nothing changed since the approval")
+@step(on_crash=OnCrash.RERUN, timeout=dt.timedelta(minutes=5), destructive=False, says="check that nothing changed since the approval")
 async def check_preconditions(world: World) -> Evidence:
-    """Plan again and compare. Raises PlanChanged, which voids the approvals, or the Refusal that stands in the way now."""
+    """Plan again, compare, count again. Raises PlanChanged, which voids the approvals, or the Refusal that stands in the way now."""
     await world.replan()
+    await world.counted_again()
     return Evidence(f"{world.plan.from_} is current, scripts and database are as approved")

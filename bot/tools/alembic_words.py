@@ -21,6 +21,8 @@ _SENTENCES: dict[str, tuple[str, str, str]] = {
     "wrong_database": ("wrong_database", "env.py connected to another database than the one meant: it found {found}. Nothing was executed there.",
         _GIVE_ENV),
     "two_databases": ("wrong_database", "env.py connects to two addresses, {found}, so it can't be known which one is meant.", _GIVE_ENV),
+    "elsewhere": ("wrong_database", "The tool wants to connect to {was}, too. This is a copy with another address, so no connection was made.",
+        "Give it an address for rehearsals by rehearsal.env, or let the migration use its own connection."),
     "redirected_write": (
         "wrong_database",
         "env.py wants to write to {was} before the migrations: {sql}. That is not the address of the database meant, and it was not sent there.",
@@ -40,9 +42,11 @@ _SENTENCES: dict[str, tuple[str, str, str]] = {
         "Take that setting out of env.py."),
     "twin": ("twin", "Another process ({pid}) does this very attempt already.", "Wait until it has ended, then look at the database's revision."),
     "moved": ("moved", "The database stands at {found}, not at the planned revision: somebody moved it.", "Ask for a new plan."),
-    "other_plan": ("other_plan", "Alembic would undo {found}, which is not what was planned.", "Ask for a new plan."),
+    "other_plan": ("other_plan", "Alembic would run {found}, which is not what was planned.", "Ask for a new plan."),
     "scripts_changed": ("scripts_changed", "The scripts changed since the plan: {files}.",
         "Ask for a new plan: what was approved is not what would run."),
+    "unmeasured": ("tool_failed", "The locks of the migration could not be read after one of its statements: {message}.",
+        "Look whether the migration sets a timeout that is too short for a look at pg_locks."),
     "not_confirmed": ("not_confirmed", "This attempt is not the current one any more, so the tool was told not to begin.",
         "Look at the newest attempt."),
 }  # fmt: skip

@@ -1,13 +1,15 @@
-"""What a downgrade did, as its frames tell: facts for the journal, and one line for the card while it runs."""
+"""What the tool did, as its frames tell: facts for the journal, and one line for the card while it runs."""
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from bot.model import Session
 from bot.tools.frames import Frame
+from bot.tools.locks import Locks
 
 STATEMENTS = 100  # kept with their text; the rest is counted
 OUTPUT = 4_000  # characters of output kept, the last ones
@@ -29,15 +31,20 @@ class Trace:
         self.objection: str | None = None
         self.alien = ""
         self.commits = self.total = self.connections = 0
-        self.undone: list[str] = []
+        self.revisions: list[str] = []
         self._statements: list[dict[str, Any]] = []
         self._output = ""
+        self._texts = hashlib.sha256()
         self._running: tuple[float, dict[str, Any]] | None = None
+        self._last: tuple[dict[str, Any], float] = {"sql": ""}, 0.0  # the newest statement, and when it began on the helper's clock
+        self._at = 0.0
+        self._locks = Locks()
         self._blockers: dict[int, Session] = {}
         self._waits_for: tuple[Session, ...] = ()
 
     def take(self, frame: Frame) -> None:
         """One frame of the helper."""
+        self._at = frame.get("at", self._at)
         match frame["k"]:
             case "ready":
                 self.ready = frame
@@ -51,8 +58,11 @@ class Trace:
                 self.connections += 1
             case "commit":
                 self.commits += 1
-            case "undone":
-                self.undone.append(frame["revision"])
+                self._ended_transaction(frame)
+            case "rollback":
+                self._ended_transaction(frame)
+            case "through":
+                self.revisions.append(frame["revision"])
             case "out":
                 self._output = (self._output + frame["text"])[-4 * OUTPUT :]
             case "sql":
@@ -62,7 +72,10 @@ class Trace:
 
     def _began_statement(self, frame: Frame) -> None:
         self.total += 1
-        statement = {"sql": self._clean(frame["sql"]), "ms": None, "rows": None, "revision": frame["revision"]}
+        known = {"sql": self._clean(frame["sql"]), "revision": frame["revision"]}
+        statement = {**known, "ms": None, "rows": None, "lock": None, "table": None, "held": None}
+        self._texts.update(frame["text"].encode())
+        self._last = statement, frame["at"]
         self._running = self._clock(), statement
         if len(self._statements) < STATEMENTS:
             self._statements.append(statement)
@@ -71,6 +84,14 @@ class Trace:
         if self._running is not None:
             self._running[1].update(ms=frame["ms"], rows=frame["rows"])
         self._running, self._waits_for = None, ()
+        if "locks" in frame:
+            self._locks.took(*self._last, frame)
+
+    def _ended_transaction(self, frame: Frame) -> None:
+        if "locks" in frame:
+            self._locks.took(*self._last, frame)
+        if "backend" in frame:
+            self._locks.end(frame["backend"], frame["at"])
 
     @property
     def waiting(self) -> float:
@@ -107,13 +128,16 @@ class Trace:
     def facts(self) -> dict[str, Any]:
         """Small JSON: what the journal keeps."""
         ready = self.ready or {}
+        self._locks.end(None, self._at)
         return {
             "statements": self._statements,
             "statements_total": self.total,
+            "statements_sha256": self._texts.hexdigest(),
+            "locks": self._locks.facts(),
             "transactions": self.commits,
-            "revisions": self.undone,
+            "revisions": self.revisions,
             "output": self.output(),
-            "seconds": round(self._clock() - self.began, 3),
+            "seconds": round(self._clock() - self.began - float((self.end or {}).get("measured", 0.0)), 3),
             "driver": ready.get("driver"),
             "one_transaction": bool(ready.get("one_transaction")),
             "connections": self.connections,

@@ -124,7 +124,7 @@ async def test_a_plan_is_one_object_and_changes_nothing(shell: Terminal) -> None
     assert (plan["target"], plan["from"], plan["to"], plan["strategy"], plan["refusal"]) == ("shop", "0005", "0004", "downgrade", None)
     assert plan["undone"] == [{"revision": "0005", "message": "add scoring fields", "date": plan["undone"][0]["date"]}]
     assert plan["undone"][0]["date"].startswith("2026-11-18")
-    assert plan["steps"] == ["check_preconditions", "back_up", "downgrade", "verify", "start_writers"]
+    assert plan["steps"] == ["check_preconditions", "restore_point", "archive", "downgrade", "verify", "start_writers"]
     assert re.fullmatch(r"[0-9a-f]{64}", plan["digest"])
     for rev in ("–1", "0004"):
         assert await shell.json("plan", "shop", rev) == (0, plan), f"{rev} means the same"
@@ -182,7 +182,7 @@ async def test_the_process_that_approves_carries_the_run_when_nobody_else_does(s
         "requested_by": "U0DEV", "seats": [{"role": "dba", "by": None}],
     }  # fmt: skip
     assert expected.items() <= asked.items()
-    assert [step["name"] for step in asked["steps"]] == ["check_preconditions", "back_up", "downgrade", "verify", "start_writers"]
+    assert [step["name"] for step in asked["steps"]] == ["check_preconditions", "restore_point", "archive", "downgrade", "verify", "start_writers"]
     assert await shell.json("status") == (0, asked), "the newest open run"
     code, twice = await shell.json("run", "shop", "0003", *WHY, user="U0DEV")
     assert (code, twice["refusal"]["code"]) == (1, "run_in_progress")

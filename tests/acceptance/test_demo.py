@@ -115,7 +115,7 @@ async def test_the_demo_goes_from_the_outage_to_the_post_mortem_and_leaves_nothi
         r"only Sam sees · backout\n  .*You don't hold that role now\.",
         r"  @Dana approved as DBA on call\.",
         r"card: awaiting_approval -> running\n",
-        r"  ✓ back up the database .*",
+        r"  ✓ take a restore point .*",
         r"    ok    no order lost: 40000",
         r"card: running -> succeeded\n",
         r"/health -> 200 ",

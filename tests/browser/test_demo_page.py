@@ -120,7 +120,7 @@ async def test_a_run_goes_on_after_the_bot_was_killed_in_the_middle_of_it(worksp
     await workspace.write(ASK, "U0DEV")
     await workspace.card("awaiting_approval")
     await workspace.press("approve", "U0DBA")
-    await expect(workspace.cards.last).to_contain_text("step 3 of 5", timeout=WITHIN)  # it waits for the lock
+    await expect(workspace.cards.last).to_contain_text("step 4 of 6", timeout=WITHIN)  # it waits for the lock
     await killed(workspace)
     await workspace.part("unblock").click()
     await started(workspace)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import textwrap
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psycopg
@@ -98,6 +98,7 @@ class Script:
     message: str
     downgrade: str = "pass"
     depends_on: str | None = None
+    upgrade: str = "raise RuntimeError('nothing here is ever upgraded')"
 
 
 SCRIPTS: Mapping[str, Script] = {
@@ -107,6 +108,16 @@ SCRIPTS: Mapping[str, Script] = {
     "0004": Script("0003", "customers", "op.drop_table('customers')"),
     "0005": Script("0004", "add scoring fields", "op.drop_column('orders', 'score')"),
 }
+
+_UPGRADES = {
+    "0001": "op.create_table('orders', sa.Column('id', sa.Integer, primary_key=True), sa.Column('name', sa.Text))",
+    "0002": "op.add_column('orders', sa.Column('note', sa.Text))",
+    "0003": "op.create_index('ix_name', 'orders', ['name'])",
+    "0004": "op.create_table('customers', sa.Column('id', sa.Integer, primary_key=True))",
+    "0005": "op.add_column('orders', sa.Column('score', sa.Integer))",
+}
+#: the same history, which can go forward, too
+BOTH_WAYS: Mapping[str, Script] = {revision: replace(script, upgrade=_UPGRADES[revision]) for revision, script in SCRIPTS.items()}
 
 SEED = """
 CREATE TABLE orders (id int PRIMARY KEY, name text, note text, score int);
@@ -179,7 +190,7 @@ def make(
 ) -> Project:
     """`downgrade` is the body of 0005's, `folder` the script_location."""
     if downgrade is not None:
-        scripts = {**scripts, "0005": Script("0004", "add scoring fields", downgrade)}
+        scripts = {**scripts, "0005": replace(scripts["0005"], downgrade=downgrade)}
     versions = directory / folder / "versions"
     versions.mkdir(parents=True)
     (directory / folder / "env.py").write_text(env_py)
@@ -210,7 +221,7 @@ down_revision = {script.down!r}
 branch_labels = None
 depends_on = {script.depends_on!r}
 def upgrade():
-    raise RuntimeError("nothing here is ever upgraded")
+{textwrap.indent(script.upgrade, "    ")}
 def downgrade():
 {textwrap.indent(script.downgrade, "    ")}
 '''

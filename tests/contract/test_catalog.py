@@ -77,6 +77,77 @@ async def test_a_snapshot_has_every_kind_of_object_by_its_full_name(database: Po
     assert not [name for name in found if name.startswith("type ") and "parents" in name]
 
 
+SAID = """
+CREATE TABLE "My t" (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, "a.b" int, c int CHECK (c > 0));
+CREATE INDEX ix ON "My t" (c); CREATE TYPE mood AS ENUM ('sad'); CREATE VIEW v AS SELECT 1 AS n; CREATE SEQUENCE numbers;
+CREATE FUNCTION add(a int, b int) RETURNS int LANGUAGE sql AS 'SELECT a + b'; CREATE POLICY p ON "My t" USING (true);
+CREATE STATISTICS st ON c, "a.b" FROM "My t";
+GRANT SELECT, INSERT ON "My t" TO PUBLIC; GRANT UPDATE ("a.b") ON "My t" TO PUBLIC; GRANT USAGE ON SEQUENCE numbers TO PUBLIC;
+REVOKE ALL ON FUNCTION add FROM PUBLIC; REVOKE USAGE ON TYPE mood FROM PUBLIC; GRANT SELECT ON v TO PUBLIC WITH GRANT OPTION;
+CREATE SCHEMA side; GRANT USAGE ON SCHEMA side TO PUBLIC; ALTER DEFAULT PRIVILEGES IN SCHEMA side GRANT SELECT ON TABLES TO PUBLIC;
+ALTER DEFAULT PRIVILEGES REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC;
+COMMENT ON TABLE "My t" IS 'one'; COMMENT ON COLUMN "My t"."a.b" IS 'two'; COMMENT ON CONSTRAINT "My t_c_check" ON "My t" IS 'three';
+COMMENT ON INDEX ix IS 'four'; COMMENT ON FUNCTION add IS 'five'; COMMENT ON TYPE mood IS 'six'; COMMENT ON SCHEMA side IS 'seven';
+COMMENT ON POLICY p ON "My t" IS 'eight'; COMMENT ON VIEW v IS 'nine';
+"""
+
+
+async def test_rights_comments_publications_and_statistics_are_said_of_the_names_that_things_have(
+    database: PostgresDatabase, shop: Connect, server: Connect
+) -> None:
+    await execute(shop, SAID.replace("TO PUBLIC WITH GRANT OPTION", f'TO "{server.user}" WITH GRANT OPTION'))
+    await execute(
+        server.model_copy(update={"database": shop.database}),
+        'CREATE PUBLICATION pub FOR TABLE "My t" WHERE (id > 1), TABLES IN SCHEMA side',
+        "CREATE FUNCTION look() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END'",
+        "CREATE EVENT TRIGGER watch ON ddl_command_end WHEN TAG IN ('DROP TABLE') EXECUTE FUNCTION look()",
+    )
+    found = (await database.snapshot(count=False)).objects
+    own = "DELETE, INSERT, MAINTAIN, REFERENCES, SELECT, TRIGGER, TRUNCATE, UPDATE"
+    expected = {
+        'grant table public."My t"': f"PUBLIC: INSERT, SELECT; {shop.user}: {own}",
+        'grant column public."My t"."a.b"': "PUBLIC: UPDATE",
+        "grant sequence public.numbers": f"PUBLIC: USAGE; {shop.user}: SELECT, UPDATE, USAGE",
+        "grant function public.add(a integer, b integer)": f"{shop.user}: EXECUTE",
+        "grant type public.mood": f"{shop.user}: USAGE",
+        "grant view public.v": f"{server.user}: SELECT*; {shop.user}: {own}",
+        "grant schema side": f"PUBLIC: USAGE; {shop.user}: CREATE, USAGE",
+        f"grant default of {shop.user} in side on tables": "PUBLIC: SELECT",
+        f"grant default of {shop.user} on functions": f"{shop.user}: EXECUTE",
+        'comment table public."My t"': "one",
+        'comment column public."My t"."a.b"': "two",
+        'comment constraint public."My t"."My t_c_check"': "three",
+        "comment index public.ix": "four",
+        "comment function public.add(a integer, b integer)": "five",
+        "comment type public.mood": "six",
+        "comment schema side": "seven",
+        'comment policy public."My t".p': "eight",
+        "comment view public.v": "nine",
+        "statistics public.st": 'CREATE STATISTICS public.st ON "a.b", c FROM public."My t"',
+        "publication pub": f"owner {server.user}; insert update delete truncate",
+        "publication pub schema side": "member",
+        "trigger watch": f'EVENT TRIGGER ON ddl_command_end WHEN TAG IN {{"DROP TABLE"}} owner {server.user} EXECUTE public.look()',
+    }
+    assert {name: found.get(name) for name in expected} == expected
+    assert found['publication pub table public."My t"'].startswith("member rows ")
+    assert found['sequence public."My t_id_seq"'].endswith('OWNED BY public."My t".id')
+    kinds = ("grant", "comment")
+    assert {name for name in found if name.split(" ")[0] in kinds} - set(expected) <= {"grant schema public"}
+
+
+async def test_a_right_that_was_given_and_taken_back_leaves_no_trace(database: PostgresDatabase, shop: Connect) -> None:
+    await execute(shop, "CREATE TABLE t (n int)", "CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 1'")
+    before = (await database.snapshot(count=False)).objects
+    for what in ("SELECT ON t", "UPDATE (n) ON t", "EXECUTE ON FUNCTION f()"):
+        await execute(shop, f"GRANT {what} TO {shop.user}", f"REVOKE {what} FROM PUBLIC", f"GRANT {what} TO PUBLIC")
+        if "FUNCTION" not in what:
+            assert (await database.snapshot(count=False)).objects != before
+            await execute(shop, f"REVOKE {what} FROM PUBLIC")
+        if "(n)" in what:
+            await execute(shop, f"REVOKE {what} FROM {shop.user}")
+        assert (await database.snapshot(count=False)).objects == before
+
+
 async def test_the_fingerprint_changes_with_the_schema_and_not_with_the_rows(database: PostgresDatabase, shop: Connect) -> None:
     await execute(shop, EVERYTHING)
     before = (await database.snapshot(count=False)).fingerprint()

@@ -11,6 +11,7 @@ import pytest
 
 from bot.clock import SystemClock
 from bot.errors import Refusal, TransitionRefused
+from bot.evidence import Archive, BackupFile, Rehearsal
 from bot.journal.migrate import migrate
 from bot.journal.postgres import PostgresJournal
 from bot.model import ENDS, Alarm, Attempt, AttemptState, Delivery, Identity, Person, Plan, PlanStep, Request, Severity, State, Undone
@@ -38,7 +39,7 @@ async def journal(url: str) -> AsyncIterator[PostgresJournal]:
 
 async def awaiting(journal: PostgresJournal, *seats: str, run: str = "r1") -> str:
     await journal.create(run, REQUEST)
-    await journal.store_plan(run, PLAN, seats or ("dba",))
+    await journal.store_evidence(run, PLAN, seats or ("dba",))
     return PLAN.digest()
 
 
@@ -129,7 +130,7 @@ async def test_a_changed_plan_voids_the_approvals_and_says_so(journal: PostgresJ
     digest = await awaiting(journal)
     assert await journal.seat("r1", digest, "dba", "U0DBA")
     await journal.move("r1", State.RUNNING, "started")
-    await journal.store_plan("r1", PLAN.model_copy(update={"to": "0003"}), ["dba"], what=["the way leads to 0003"])
+    await journal.store_evidence("r1", PLAN.model_copy(update={"to": "0003"}), ["dba"], what=["the way leads to 0003"])
     run = await journal.run("r1")
     assert [seat.by for seat in run.seats] == [None]
     assert run.digest != digest
@@ -217,3 +218,42 @@ async def test_an_unknown_run_is_refused_by_code(journal: PostgresJournal) -> No
     with pytest.raises(Refusal) as refused:
         await journal.run("nobody")
     assert refused.value.code == "unknown_run"
+
+
+async def test_a_plan_that_is_tried_first_has_neither_digest_nor_seats_until_its_evidence_is_stored(journal: PostgresJournal) -> None:
+    await journal.create("r1", REQUEST)
+    await journal.store_plan("r1", PLAN)
+    run = await journal.run("r1")
+    assert (run.state, run.digest, run.seats, run.round) == (State.REHEARSING, None, (), 1)
+    attempt = await journal.intend("r1", "rehearse")
+    assert attempt.round == 1
+    tried = PLAN.model_copy(update={"rehearsal": Rehearsal(done=True, statements_sha256="ab")})
+    await journal.store_evidence("r1", tried, ["dba"])
+    run = await journal.run("r1")
+    assert (run.state, run.digest, [seat.role for seat in run.seats]) == (State.AWAITING_APPROVAL, tried.digest(), ["dba"])
+    assert tried.digest() != PLAN.digest()
+    assert [event.kind for event in await journal.events("r1")] == ["requested", "planned", "step_started", "rehearsed"]
+
+
+async def test_another_plan_begins_another_round_and_what_was_tried_before_is_history(journal: PostgresJournal) -> None:
+    await running(journal)
+    first = await journal.intend("r1", "check_preconditions")
+    await journal.outcome("r1", first.model_copy(update={"state": AttemptState.DONE, "ended": first.began}))
+    await journal.store_plan("r1", PLAN.model_copy(update={"to": "0003"}), what=["the way leads to 0003"])
+    run = await journal.run("r1")
+    assert (run.state, run.round, run.current) == (State.REHEARSING, 2, ())
+    assert [attempt.round for attempt in run.attempts] == [1]
+    assert run.last_attempt("check_preconditions") is None
+    again = await journal.intend("r1", "check_preconditions")
+    assert (again.attempt, again.round) == (2, 2)
+
+
+async def test_archives_are_listed_newest_first_and_forgotten_by_name(journal: PostgresJournal) -> None:
+    until = dt.datetime(2030, 1, 1, tzinfo=dt.UTC)
+    for run in ("r1", "r2"):
+        file = BackupFile(name=f"shop-{run}.archive", path="/x", sha256="00", size=1, format="archive")
+        await journal.keep_archive(Archive(run=run, target="shop", lower="0004", upper="0005", file=file), until)
+    assert [(kept.run, at) for kept, at in await journal.archives("shop")] == [("r2", until), ("r1", until)]
+    await journal.forget_archive("shop", "shop-r2.archive")
+    assert [kept.run for kept, _ in await journal.archives("shop")] == ["r1"]
+    assert await journal.archives("other") == ()

@@ -8,7 +8,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,8 @@ from bot.errors import OutcomeUnknown, Refusal, StepFailed
 from bot.model import Connect, Plan
 from bot.runners.local import LocalRunner
 from bot.settings import inherited
-from bot.tools.alembic import AlembicSettings, AlembicTool
+from bot.tools.alembic import AlembicTool
+from bot.tools.alembic_settings import AlembicSettings
 from tests.conftest import MakeDatabase
 from tests.contract.projects import (
     HEAD,
@@ -54,6 +55,8 @@ class Doing:
     step: str = "downgrade"
     attempt: int = 1
     current: bool = True
+    rehearsing: bool = False
+    stopped: Mapping[str, Any] = field(default_factory=dict)
     remembered: dict[str, Any] = field(default_factory=dict)
     told: list[str] = field(default_factory=list)
 
@@ -470,6 +473,24 @@ async def test_migrations_in_a_child_process_are_refused(shop: Shop) -> None:
     assert stands(shop.own) == UNTOUCHED
 
 
+async def test_what_a_child_process_did_is_said_though_its_parent_ends_at_once(shop: Shop) -> None:
+    slow = """
+import threading, time
+pump = sys.modules['_backout.frames'].NOW.pump
+close = pump.close
+def later(wait):
+    time.sleep(0 if threading.current_thread() is threading.main_thread() else 1)
+    close(wait)
+pump.close = later
+pid = os.fork()
+if pid:
+    os.waitpid(pid, 0); sys.exit(0)
+"""
+    project = shop.project(env("create_engine(os.environ['DATABASE_URL'])", first=slow))
+    with pytest.raises(StepFailed, match="child process"):
+        await shop.tool().downgrade("0004", Doing(project.plan()))
+
+
 async def test_a_child_process_that_lives_on_holds_nobody_up(shop: Shop) -> None:
     first = "if os.fork() == 0:\n    os.setsid(); import time; time.sleep(20); os._exit(0)\n"
     async with asyncio.timeout(15):
@@ -580,8 +601,15 @@ async def test_revisions_that_were_not_planned_are_refused(shop: Shop) -> None:
 async def test_a_plan_of_one_transaction_is_held_to_it(shop: Shop) -> None:
     project = shop.project(env(options=", transaction_per_migration=True"))
     with pytest.raises(StepFailed, match=r"one transaction.*Nothing was executed"):
-        await shop.tool().downgrade("0004", Doing(project.plan(one_transaction=True)))
+        await shop.tool().downgrade("0003", Doing(project.plan(to="0003", one_transaction=True)))
     assert stands(shop.own) == UNTOUCHED
+
+
+async def test_a_single_migration_in_a_transaction_of_its_own_is_one_transaction(shop: Shop) -> None:
+    project = shop.project(env(options=", transaction_per_migration=True"))
+    facts = await shop.tool().downgrade("0004", Doing(project.plan(one_transaction=True)))
+    assert facts["one_transaction"] is True
+    assert stands(shop.own) == UNDONE
 
 
 # ------------------------------------------------------------------ bad ends
@@ -672,7 +700,8 @@ from bot.databases.postgres import PostgresDatabase
 from bot.model import Connect, Plan
 from bot.runners.local import LocalRunner
 from bot.settings import inherited
-from bot.tools.alembic import AlembicSettings, AlembicTool
+from bot.tools.alembic import AlembicTool
+from bot.tools.alembic_settings import AlembicSettings
 from tests.contract.test_migration_tool import Doing
 given = json.loads(sys.stdin.readline())
 own, server = Connect(**given["own"]), Connect(**given["server"])

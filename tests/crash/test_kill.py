@@ -25,7 +25,7 @@ from tests.crash.world import (
 
 pytestmark = pytest.mark.crash
 
-_STEPS = ("check_preconditions", "back_up", "downgrade", "verify", "start_writers")
+_STEPS = ("check_preconditions", "restore_point", "archive", "downgrade", "verify", "start_writers")
 
 
 # ------------------------------------------------------------------ before the run begins
@@ -96,7 +96,7 @@ async def test_a_run_that_is_killed_inside_one_step_after_the_other_goes_on_and_
             await bot.kill()
         with held(bot, "LOCK TABLE customers IN ACCESS EXCLUSIVE MODE"):
             await bot.start()
-            await waits_for_a_lock(bot, "back_up")  # pg_dump does
+            await waits_for_a_lock(bot, "restore_point")  # pg_dump does
             await bot.kill()
         await bot.start()
         await bot.until(asked.is_set, what="asked for health")
@@ -106,7 +106,7 @@ async def test_a_run_that_is_killed_inside_one_step_after_the_other_goes_on_and_
         await bot.start()
         await succeeded_once(bot)
     told = [(each["step"], each["attempt"]) for each in bot.events("interrupted")]
-    assert told == [("check_preconditions", 1), ("back_up", 1), ("verify", 1)]
+    assert told == [("check_preconditions", 1), ("restore_point", 1), ("verify", 1)]
     assert bot.thread().count("Backout was restarted during") == 3
     assert (await bot.reported()).count("interrupted") >= 3
 

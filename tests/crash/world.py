@@ -246,9 +246,9 @@ async def succeeded_once(bot: Bot, *, begun: int = 1) -> None:
     await everything_was_told(bot)
     assert counted(bot) == {**ONCE, "begun": begun}
     done = bot.journaled("select step, count(*) from backout.attempts where state = 'done' group by step")
-    assert sorted(done) == [(step, 1) for step in ("back_up", "check_preconditions", "downgrade", "start_writers", "verify")]
+    assert sorted(done) == [(step, 1) for step in ("archive", "check_preconditions", "downgrade", "restore_point", "start_writers", "verify")]
     assert bot.journaled("select step from backout.attempts where state = 'intended'") == []
-    assert [path.name for path in (bot.root / "backups").iterdir()] == [f"shop-{run_of(bot)}.dump"]
+    assert sorted(path.name for path in (bot.root / "backups").iterdir()) == [f"shop-{run_of(bot)}.{kind}" for kind in ("archive", "dump")]
     assert bot.query("select application_name from pg_stat_activity where application_name like 'backout/r%'") == []
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from tests.harness import CHANNEL, Bot, Json
 from tests.scenario.conftest import MakeBot
-from tests.scenario.parts import AT_THE_GATE, Gate, approve, ask, buttons, ends, payload, rows, run_of
+from tests.scenario.parts import ASK, AT_THE_GATE, Gate, approve, ask, buttons, ends, payload, rows, run_of
 
 
 def writes(bot: Bot) -> list[Json]:
@@ -45,7 +45,7 @@ async def test_the_card_is_one_message_that_says_its_state_in_text_and_metadata(
     for one in sent:
         told = one["metadata"]["event_payload"]
         assert set(told) == {"run", "target", "state", "from", "to", "severity", "digest", "seq"}
-        assert one["text"] == f"shop: {told['from']} -> {told['to']} · {told['state']} · {run}"
+        assert one["text"] == f"shop: {told['from'] or '?'} -> {told['to']} · {told['state']} · {run}"
         assert one["channel"] == CHANNEL
     assert [message["ts"] for message in bot.slack.messages(CHANNEL)] == [card["ts"]], "everything else is in its thread"
 
@@ -63,6 +63,44 @@ async def test_planning_that_takes_long_shows_a_card_that_can_be_cancelled(make_
     await ends(bot, "aborted")
     assert bot.events("planned") == [], "a plan that nobody wants any more is not stored"
     assert bot.stands() == "0005"
+
+
+async def test_while_it_is_tried_on_a_copy_nobody_is_asked_and_it_can_be_cancelled(make_bot: MakeBot) -> None:
+    bot = await make_bot(rehearsal={"server": "throwaway"})
+    await bot.ask(ASK)
+    card = await bot.card_in("rehearsing")
+    run = run_of(card)
+    assert buttons(card) == [("Cancel", "cancel")]
+    (row,) = rows(card)
+    assert (row["block_id"], row["elements"][0]["value"]) == (f"backout:{run}", f"{run}:")
+    assert (payload(card)["from"], payload(card)["to"], payload(card)["digest"]) == ("0005", "0004", "")
+    assert "Production is not touched" in str(card["blocks"][1])
+    assert bot.events("asked") == []
+    await approve(bot, "U0DEV", "cancel")
+    done = await ends(bot, "aborted")
+    assert "Nothing was changed." in str(done["blocks"][1])
+    assert bot.stands() == "0005"
+
+
+async def test_a_reapply_goes_forward_again_by_its_own_form_and_card(make_bot: MakeBot) -> None:
+    bot = await make_bot()
+    await ask(bot)
+    await approve(bot, "U0DBA")
+    await ends(bot, "succeeded")
+    await bot.ask("reapply 0005 sev low")
+    form = (await bot.until(lambda: bot.slack.views("U0DEV"), what="the form of a reapply"))[-1]
+    assert form["callback_id"] == "backout_request"
+    assert [block["block_id"] for block in form["blocks"] if block["type"] == "input"] == ["target", "rev", "reason", "severity"]
+    await bot.slack.submit(form, {"reason": "the fix is out"}, "U0DEV")
+    await bot.until(lambda: len(bot.cards()) > 1 and bot.state() == "awaiting_approval", what="asked to go forward again")
+    card = await bot.card_in("awaiting_approval")
+    run = run_of(card)
+    assert card["text"] == f"shop: 0004 -> 0005 · awaiting_approval · {run}"
+    assert buttons(card) == [("Approve", "approve"), ("Reject", "reject"), ("Cancel", "cancel")]
+    assert "go forward again to `0005`" in str(card["blocks"][1])
+    await approve(bot, "U0DEV", "cancel")
+    assert (await ends(bot, "aborted"))["text"] == f"shop: 0004 -> 0005 · aborted · {run}"
+    assert bot.stands() == "0004"
 
 
 async def test_what_is_ticked_holds_no_button_back_and_what_is_not_stands_in_the_report(make_bot: MakeBot) -> None:
@@ -143,6 +181,7 @@ async def test_no_form_is_opened_for_anything_else(make_bot: MakeBot) -> None:
     await bot.ask("check")
     await bot.told("U0DEV", "can be rolled back right now")
     assert len([call for call in bot.slack.calls if call.method == "views.open"]) == opened
-    assert bot.cards() == [], "a plan that is refused at once leaves no card"
-    assert bot.slack.messages(CHANNEL) == []
+    silent = bot.journaled("select run from backout.events group by run having max(at) - min(at) < interval '3 s'")
+    assert {run_of(card) for card in bot.cards()}.isdisjoint(row[0] for row in silent), "a plan that is refused at once leaves no card"
+    assert len(bot.slack.messages(CHANNEL)) == len(bot.cards())
     assert all(ack.ok and not ack.body for ack in bot.slack.acks)

@@ -58,7 +58,7 @@ async def test_while_slack_is_down_the_run_goes_on_and_the_channel_catches_up(ma
     done = await ends(bot, "succeeded")
     assert done["ts"] == card["ts"]
     thread = bot.thread()
-    for words in ("approved", "Started", "back up the database", "downgrade", "verify", "Report."):
+    for words in ("approved", "Started", "take a restore point", "downgrade", "verify", "Report."):
         assert words in thread, words
     assert said_twice(bot) == []
     assert any("post-mortem" in file["name"] for file in bot.slack.thread(card["ts"])[-1]["files"])

@@ -9,14 +9,14 @@ from typing import Any
 
 from bot.clock import SystemClock
 from bot.errors import Denied, JournalDown, Refusal
+from bot.evidence import Archive, BackupFile, Locked, Loss, LossClass, Part, Ran, Rehearsal
 from bot.model import (
     Attempt,
     AttemptState,
     Delivery,
     Event,
     Identity,
-    Loss,
-    LossClass,
+    Option,
     Person,
     Plan,
     PlanStep,
@@ -29,11 +29,71 @@ from bot.model import (
     StepView,
     Undone,
     View,
-)  # fmt: skip
+)
+from bot.steps import STEPS
 
 NOON = dt.datetime(2026, 11, 20, 3, 0, tzinfo=dt.UTC)
 DIGEST = "d" * 64
 CHANNEL = "C0INCIDENT"
+STEPS_OF = {
+    "downgrade": ("check_preconditions", "restore_point", "archive", "downgrade", "verify", "start_writers"),
+    "reapply": ("check_preconditions", "restore_point", "upgrade", "put_back", "verify", "start_writers"),
+}
+SCORE = Loss(
+    kind="column", name="public.orders.score", revision="0005", count=1204, of=3_000_000, bytes=9632, newest="2026-11-19 22:10:07+00",
+    keys=("id=17", "id=18", "id=19"),
+)  # fmt: skip
+
+
+def rehearsal(**changes: Any) -> Rehearsal:
+    """The shop's, three minutes ago: the column with its values, two statements, one lock."""
+    made = Rehearsal(
+        done=True, server="a throwaway server, PostgreSQL 18", size=41_000_000,
+        seconds={"back_up": 2.0, "restore": 4.1, "move": 3.1, "back again": 2.2},
+        statements=(
+            Ran(sql="DROP INDEX ix_orders_created", ms=4.0, revision="0006", lock="AccessExclusiveLock", table="public.orders", held=3100.0),
+            Ran(sql="ALTER TABLE orders DROP COLUMN score", ms=3.2, revision="0005", lock="AccessExclusiveLock", table="public.orders", held=200.0),
+        ),
+        statements_total=2, one_transaction=True,
+        locks=(Locked(table="public.orders", mode="AccessExclusiveLock", held=200.0, bytes=1_200_000_000, rows=3_000_000),),
+        loss=(SCORE,), expected="same", forward="works",
+        backup=BackupFile(name="shop-r7k2-rehearsed.dump", path="/backups/shop-r7k2-rehearsed.dump", sha256="c" * 64, size=41_000_000),
+    )  # fmt: skip
+    return made.model_copy(update=changes)
+
+
+def proven(found: Rehearsal | None = None, **changes: Any) -> Plan:
+    """The plan with its evidence: what people are asked about."""
+    found = found or rehearsal()
+    options = (
+        Option(
+            name="downgrade", loses="1204 values of public.orders.score", seconds=5.1, certain="tried on a copy", recommended=True,
+            why="it worked on a copy, and what it destroys is archived first and can be put back",
+        ),
+        Option(name="restore", loses="everything since", certain="-", possible=False, why="Backout knows no backup from when it stood at 0004"),
+        Option(name="fix forward", loses="nothing", certain="as good as the fix", why="the migration stays; a new one mends it"),
+    )  # fmt: skip
+    known: dict[str, Any] = {"rehearse": (PlanStep(name="back_up"), PlanStep(name="rehearse")), "rehearsal": found, "loss": found.loss}
+    return plan(**{**known, "options": options, **changes})
+
+
+def reapply(**changes: Any) -> Plan:
+    found = rehearsal(loss=(), forward="not tried", put_back=("0 rows and 1204 values are back",))
+    undone = (Undone(revision="0005", message="add orders.score", date="2026-11-18", sha256="b"),)
+    known: dict[str, Any] = {
+        "strategy": "reapply", "from_": "0004", "to": "0005", "undone": undone, "archive": "r7k2", "loss_class": LossClass.NONE, "options": (),
+        "foreseen": (), "steps": tuple(PlanStep(name=name) for name in STEPS_OF["reapply"]),
+    }  # fmt: skip
+    return proven(found, **{**known, **changes})
+
+
+def archive() -> Archive:
+    part = Part(
+        table="public.orders", what="column", key=("id",), columns=("id", "score"), types=("integer", "integer"), rows=1204, bytes=9632,
+        sha256="e" * 64, member="0.copy",
+    )  # fmt: skip
+    file = BackupFile(name="shop-r7k2.archive", path="/backups/shop-r7k2.archive", sha256="a" * 64, size=4096, format="archive")
+    return Archive(run="r7k2", target="shop", lower="0004", upper="0006", file=file, parts=(part,))
 
 
 def plan(**changes: Any) -> Plan:
@@ -44,7 +104,9 @@ def plan(**changes: Any) -> Plan:
             Undone(revision="0006", message="add index on orders", date="2026-11-19", sha256="a"),
             Undone(revision="0005", message="add orders.score", date="2026-11-18", sha256="b"),
         ),
-        steps=(PlanStep(name="backup"), PlanStep(name="downgrade"), PlanStep(name="verify")),
+        steps=tuple(PlanStep(name=name) for name in STEPS_OF["downgrade"]),
+        foreseen=(Loss(kind="column", name="orders.score", revision="0005"),),
+        rehearsal=Rehearsal(done=False, why="it has 40.0 GB, more than rehearsal.max_size (20.0 GB)"),
         loss=(Loss(kind="column", name="orders.score", revision="0005"),), loss_class=LossClass.MEDIUM, identity=identity,
     )  # fmt: skip
     return made.model_copy(update=changes)
@@ -65,14 +127,16 @@ def view(state: State = State.AWAITING_APPROVAL, *, events: Sequence[tuple[str, 
     made = View(
         run=run(state, seq=len(kept) or 3, **of_run), events=kept,
         seats=(SeatView(role="dba", title="DBA on call", holders=("U0DBA",)),),
-        steps=(
-            StepView(name="backup", says="Take a backup"), StepView(name="downgrade", says="Run the downgrade"),
-            StepView(name="verify", says="Verify"),
-        ),
+        steps=steps(),
         until=NOON + dt.timedelta(hours=1), titles={"dba": "DBA on call"}, questions=("Is a fix forward faster?",),
         checklist=("Support knows",), now=NOON + dt.timedelta(minutes=7),
     )  # fmt: skip
     return made.model_copy(update=changes)
+
+
+def steps(strategy: str = "downgrade", **states: str) -> tuple[StepView, ...]:
+    """The planned steps, waiting but for those that are named."""
+    return tuple(StepView(name=name, says=STEPS[name].says, state=states.get(name, "waiting")) for name in STEPS_OF[strategy])
 
 
 def attempt(step: str, state: AttemptState, facts: dict[str, Any]) -> Attempt:
@@ -115,6 +179,9 @@ class MemoryJournal:
     async def deliver(self, _: str, key: str, delivery: Delivery) -> None:
         self._up()
         self.sent[key] = delivery
+
+    async def archives(self, _: str) -> tuple[tuple[Archive, dt.datetime], ...]:
+        return ((archive(), NOON + dt.timedelta(days=1)),)
 
     async def run_of_thread(self, channel: str, ts: str) -> str | None:
         card = self.sent.get("card")
@@ -168,7 +235,7 @@ class ToldRollbacks:
         await self._tell("request", request)
         return run(State.PLANNING)
 
-    async def preview(self, target: str, rev: str) -> Plan:
+    async def preview(self, target: str, rev: str, strategy: str = "downgrade") -> Plan:
         await self._tell("preview", target, rev)
         return plan()
 

@@ -127,6 +127,31 @@ async def test_what_is_missing_is_asked_for_and_what_was_given_is_kept(desk: Des
     assert request.response_url
 
 
+async def test_going_forward_again_is_a_request_of_its_own(desk: Desk) -> None:
+    await desk.listen()
+    await desk.slack.command(CHANNEL, "U0ANNA", "/rollback", "reapply 0005 sev low because the fix is out")
+    what, request = await desk.told()
+    assert (what, request.strategy, request.target, request.rev, request.reason) == ("request", "reapply", "shop", "0005", "the fix is out")
+
+
+async def test_the_form_of_a_reapply_stays_one(desk: Desk) -> None:
+    await desk.listen()
+    await desk.slack.command(CHANNEL, "U0ANNA", "/rollback", "reapply 0005")
+    form = (await desk.slack.wait_for(lambda: desk.slack.views("U0ANNA")))[0]
+    assert (form["callback_id"], form["title"]["text"]) == ("backout_request", "Go forward again")
+    assert [block["block_id"] for block in form["blocks"] if block["type"] == "input"] == ["target", "rev", "reason", "severity"]
+    await desk.slack.submit(form, {"reason": "the fix is out", "severity": "low"}, "U0ANNA")
+    what, request = await desk.told()
+    assert (what, request.strategy, request.rev) == ("request", "reapply", "0005")
+
+
+async def test_a_reapply_that_cannot_ask_says_what_to_type(desk: Desk) -> None:
+    await desk.listen()
+    desk.slack.fail_next("views.open", 200, error="expired_trigger_id")
+    await desk.slack.command(CHANNEL, "U0ANNA", "/rollback", "reapply 0005")
+    assert "/rollback reapply 0005 sev high because" in await desk.answer()
+
+
 async def test_a_form_that_cannot_open_says_what_to_type(desk: Desk) -> None:
     await desk.listen()
     desk.slack.fail_next("views.open", 200, error="expired_trigger_id")
@@ -149,6 +174,9 @@ async def test_a_form_that_cannot_open_says_what_to_type(desk: Desk) -> None:
         (CHANNEL, "backups", "2.0 MB"),
         (CHANNEL, "history", "never rolled back"),
         (CHANNEL, "plan -1", "This would undo 2 migrations"),
+        (CHANNEL, "backups", "it comes back with `reapply shop 0006`"),
+        ("C0BOTH", "reapply 0005 sev low because x", "/rollback reapply billing 0005 sev low because x"),
+        (CHANNEL, "help", "/rollback reapply 0005"),
     ],
 )
 async def test_what_starts_no_run_is_answered_in_private(desk: Desk, channel: str, text: str, says: str) -> None:

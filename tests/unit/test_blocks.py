@@ -10,16 +10,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bot.model import AttemptState, Event, Loss, SeatView, State, Undone
+from bot.evidence import Locked, Loss, Rehearsal
+from bot.model import AttemptState, Event, Option, SeatView, State, Undone
+from bot.words import span
 from handlers import modals, thread
 from handlers.blocks import TOTAL, Message
 from handlers.card import card
-from handlers.text import clean, escape, fenced, private, safe, span, unescape
+from handlers.text import clean, escape, fenced, private, safe, unescape
 from playground.slack import validate
-from tests.unit.slack_parts import DIGEST, NOON, attempt, plan, view
+from tests.unit.cards import CARDS, DECIDING
+from tests.unit.slack_parts import DIGEST, NOON, archive, attempt, plan, proven, rehearsal, view
 
 GOLDEN = Path(__file__).parent.parent / "golden"
-DECIDING = ("decision_needed", {"step": "downgrade", "why": "lock timeout", "options": ["retry", "leave", "escalate"]})
 
 
 def accepted(message: Message) -> None:
@@ -42,13 +44,15 @@ def golden(name: str, message: Message) -> None:
     assert shown + "\n" == path.read_text()
 
 
-@pytest.mark.parametrize("state", [State.PLANNING, State.AWAITING_APPROVAL, State.NEEDS_DECISION, State.SUCCEEDED])
-def test_the_card_is_the_golden_one(state: State) -> None:
-    events = {State.NEEDS_DECISION: [DECIDING], State.SUCCEEDED: [("ended", {"state": "succeeded", "summary": "Back at 0004."})]}
-    changes: dict[str, Any] = {"plan": None, "digest": None, "seats": (), "steps": ()} if state is State.PLANNING else {}
-    made = card(view(state, events=events.get(state, ()), **changes))
+@pytest.mark.parametrize("name", sorted(CARDS))
+def test_the_card_is_the_golden_one(name: str) -> None:
+    made = card(CARDS[name]())
     accepted(made)
-    golden(f"card-{state}", made)
+    golden(f"card-{name}", made)
+
+
+def test_every_golden_card_is_one_that_is_made() -> None:
+    assert {path.stem for path in GOLDEN.glob("card-*.json")} == {f"card-{name}" for name in CARDS}
 
 
 @pytest.mark.parametrize(
@@ -97,14 +101,37 @@ def test_text_and_metadata_are_the_contracts() -> None:
 HOSTILE = "<!channel> <@U0CTO> & `x`\n*bold* \u202egnp.exe"
 
 
-def test_hostile_words_neither_ping_nor_link() -> None:
+@pytest.mark.parametrize(
+    "change",
+    [{}, {"strategy": "reapply"}, {"rehearsal": Rehearsal(done=False, why="<!channel> <@U0CTO> \u202e")}],
+    ids=["tried", "reapply", "untried"],
+)
+@pytest.mark.parametrize("state", [State.REHEARSING, State.AWAITING_APPROVAL, State.SUCCEEDED, State.REFUSED])
+def test_hostile_words_neither_ping_nor_link(state: State, change: dict[str, Any]) -> None:
     request = view().run.request.model_copy(update={"reason": HOSTILE})
-    bad = plan(
-        undone=(Undone(revision="0005", message=HOSTILE, date=None, sha256="a"),),
-        loss=(Loss(kind="table", name=HOSTILE, revision=HOSTILE),), remarks=(HOSTILE,),
+    lost = Loss(kind="table", name=HOSTILE, revision=HOSTILE, count=3, newest=HOSTILE, keys=(HOSTILE,), why=HOSTILE)
+    tried = rehearsal(
+        server=HOSTILE, partial=(HOSTILE, HOSTILE), findings=(HOSTILE, HOSTILE), expected="differs", forward="fails", forward_says=HOSTILE,
+        loss=(lost, lost.model_copy(update={"kind": "policy"})), locks=(Locked(table=HOSTILE, mode=HOSTILE), Locked(table=HOSTILE, mode=HOSTILE)),
+        put_back=(HOSTILE,), why=HOSTILE,
     )  # fmt: skip
+    option = Option(name="restore", loses=HOSTILE, certain=HOSTILE, why=HOSTILE, recommended=True)
+    undone = (Undone(revision=HOSTILE, message=HOSTILE, date=HOSTILE, sha256="a"),)
+    bad = proven(tried, undone=undone, remarks=(HOSTILE,), options=(option,), archive=HOSTILE, loss=tried.loss).model_copy(update=change)
     events = [("note", {"by": "U0ANNA", "text": HOSTILE}), ("rejected", {"by": HOSTILE, "reason": HOSTILE}), ("step_failed", {"message": HOSTILE})]
-    shown = view(events=events, plan=bad, request=request)
+    part = archive().parts[0].model_copy(update={"table": HOSTILE})
+    gone = archive().model_copy(update={"parts": (part,), "left_out": {HOSTILE: HOSTILE}, "upper": HOSTILE})
+    conflict = {"table": HOSTILE, "key": HOSTILE, "why": HOSTILE}
+    facts = {
+        "archive": {"archive": gone.model_dump(mode="json"), "until": HOSTILE},
+        "reconcile": {"loss": [lost.model_dump(mode="json")], "more": [HOSTILE]},
+        "put_back": {"put_back": [{"rows": 1, "values": 1, "conflicts": [conflict], "conflicts_total": 1, "notes": [HOSTILE]}]},
+        "downgrade": {"changed": True},
+    }  # fmt: skip
+    events += [("planned", {}), ("rehearsed", {"digest": DIGEST}), ("voided", {"what": [HOSTILE]})]
+    events += [("step_done", {"step": name, "attempt": 1, "summary": HOSTILE}) for name in facts]
+    attempts = tuple(attempt(name, AttemptState.DONE, found) for name, found in facts.items())
+    shown = view(state, events=events, plan=bad, request=request, attempts=attempts, refusal={"code": HOSTILE, "message": HOSTILE, "next": HOSTILE})
     messages = [card(shown), *filter(None, (thread.message(shown, event) for event in shown.events))]
     for message in messages:
         accepted(message)
@@ -115,13 +142,18 @@ def test_hostile_words_neither_ping_nor_link() -> None:
 
 
 @settings(deadline=None, max_examples=25)
-@given(st.integers(0, 400), st.text(max_size=400), st.integers(0, 30))
-def test_no_plan_is_too_long_for_a_card(many: int, words: str, boxes: int) -> None:
+@given(st.integers(0, 400), st.text(max_size=400), st.integers(0, 30), st.booleans())
+def test_no_plan_is_too_long_for_a_card(many: int, words: str, boxes: int, tested: bool) -> None:
     long = plan(
         undone=tuple(Undone(revision=f"r{place}{words[:50]}", message=words, date=words[:40], sha256="a") for place in range(many)),
         loss=tuple(Loss(kind="table", name=f"{words}{place}", revision="0005", certain=place % 2 == 0) for place in range(many)),
         remarks=tuple(words for _ in range(many)),
     )  # fmt: skip
+    tried = rehearsal(
+        loss=long.loss, partial=long.remarks, findings=long.remarks, expected="differs", put_back=long.remarks,
+        locks=tuple(Locked(table=f"{words}{place}", mode="ShareLock") for place in range(many)),
+    )  # fmt: skip
+    long = long.model_copy(update={"rehearsal": tried}) if tested else long
     items = tuple(f"{place} {words}" for place in range(boxes))
     made = card(view(plan=long, questions=items, checklist=tuple(f"c{each}" for each in items), ticked=items[:2]))
     accepted(made)
@@ -165,7 +197,7 @@ def test_verification_is_a_table_and_a_file() -> None:
     shown = view(State.RUNNING, events=[done], attempts=(attempt("verify", AttemptState.DONE, {"checks": checks}),))
     said = thread.message(shown, shown.events[0])
     assert said is not None
-    assert said.text.startswith("✓ Verify · 2.5 s.")
+    assert said.text.startswith("✓ verify · 2.5 s. 1 of 1 green")
     assert ("ok    no order lost" in said.text, "warn  slow &lt;b&gt;" in said.text, "info  shown" in said.text) == (True, True, True)
     assert said.files[0][0] == "verification-r7k2-1.txt"
 
@@ -185,7 +217,7 @@ def test_whoever_is_asked_is_mentioned_and_called() -> None:
 
 
 def test_both_forms_are_accepted_and_carry_what_was_given() -> None:
-    form = modals.request(["shop", "ledger"], {"target": "shop", "rev": "-1", "severity": "high"}, {"channel": "C1"})
+    form = modals.request("rollback", ["shop", "ledger"], {"target": "shop", "rev": "-1", "severity": "high"}, {"channel": "C1"})
     validate.modal(form)
     assert [block["block_id"] for block in form["blocks"] if block["type"] == "input"] == ["target", "rev", "reason", "severity"]
     assert [block["element"]["action_id"] for block in form["blocks"] if block["type"] == "input"] == ["target", "rev", "reason", "severity"]

@@ -14,7 +14,8 @@ from pydantic import BaseModel, Field
 
 from bot import config
 from bot.errors import ConfigError
-from bot.model import LossClass, Severity
+from bot.evidence import LossClass
+from bot.model import Severity
 from handlers import grammar
 
 CONTRACT = """

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bot.model import Loss, LossClass, Revision
+from bot.evidence import Loss, LossClass
+from bot.model import Revision
 from bot.rollback.loss import loss_class, read_loss, surely_one_transaction
 
 

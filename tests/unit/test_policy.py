@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bot.errors import Denied, Refusal
-from bot.model import LossClass, Seat, Severity
+from bot.evidence import LossClass
+from bot.model import Seat, Severity
 from bot.policy import Rule, may_decide, need, open_seat
 
 ROLES = ("dba", "team-lead", "cto", "senior-backend")

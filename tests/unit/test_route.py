@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from bot.errors import Refusal
 from bot.model import History, Revision
-from bot.rollback.route import BASE, route, shown
+from bot.rollback.route import BASE, forward, route, shown
 
 Edges = dict[str, tuple[str, ...]]
 
@@ -245,3 +245,43 @@ def test_the_way_that_a_refusal_names_is_not_refused_for_the_same_reason(made: t
     if isinstance(refusal, Refusal) and refusal.code in ("merge_point", "nothing_to_roll_back") and "/rollback " in refusal.next:
         named = refusal.next.rpartition("/rollback ")[2]
         assert outcome(named, history(edges, current)) == named
+
+
+def applied(rev: str, edges: Edges, *current: str, heads: tuple[str, ...] = ()) -> list[str]:
+    found = history(edges, *current).model_copy(update={"heads": heads})
+    return [one.revision for one in forward(rev, found)[2]]
+
+
+@pytest.mark.parametrize(
+    ("rev", "edges", "current", "names"),
+    [
+        ("a5", LINE, "a3", ["a4", "a5"]),
+        ("a4", LINE, "a3", ["a4"]),
+        ("head", LINE, "a3", ["a4", "a5"]),
+        ("m4", DIAMOND, "a2", ["a3", "b3", "m4"]),
+    ],
+)
+def test_the_way_forward_is_applied_oldest_first(rev: str, edges: Edges, current: str, names: list[str]) -> None:
+    found = applied(rev, edges, current, heads=("a5",))
+    assert sorted(found) == names
+    assert all(found.index(below) < found.index(one) for one in found for below in edges[one] if below in found)
+
+
+def test_the_way_forward_may_begin_at_nothing() -> None:
+    assert applied("a2", LINE) == ["a1", "a2"]
+
+
+@pytest.mark.parametrize(
+    ("rev", "edges", "current", "code"),
+    [
+        ("a3", LINE, "a3", "not_ahead"),
+        ("a2", LINE, "a3", "not_ahead"),
+        ("b3", DIAMOND, "a3", "not_ahead"),
+        ("zz", LINE, "a3", "unknown_revision"),
+        ("head", DIAMOND, "a2", "several_heads"),
+    ],
+)
+def test_what_is_not_ahead_is_refused(rev: str, edges: Edges, current: str, code: str) -> None:
+    with pytest.raises(Refusal) as caught:
+        applied(rev, edges, current)
+    assert caught.value.code == code

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bot.model import Answer, Loss, Snapshot
+from bot.evidence import Loss, Snapshot
+from bot.model import Answer
 from bot.rollback.verify import counts, health, judge, revision, schema
 
 JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), lambda inner: st.lists(inner, max_size=3), max_leaves=5)

@@ -3,7 +3,7 @@
 Backout reads these modules as text and hands them to that Python as one source with `-c`; nothing of Backout imports them.
 
 In : environment  BACKOUT_NONCE, and BACKOUT_CONNECT (JSON, holds a password); both are taken out before any user code runs
-     stdin        one line: the request (JSON, no secret); for a downgrade a second one, `go`. The end of stdin means: do not begin
+     stdin        one line: the request (JSON, no secret); before it moves the database a second one, `go`. The end of stdin means: do not begin
 Out: frames on the first stdout, one a line: RS NONCE SP SEQ.PART/PARTS SP PIECE-OF-JSON NL
      What user code prints (Python, C, child processes) comes as frames of kind `out`, in order.
 Exit: 0 done, 1 failed, 97 refused. Any refusal is os._exit: no `except`, atexit or event loop of user code can go on after it.
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-_MODULES = ("frames", "history", "connections", "gate", "run")
+_MODULES = ("frames", "normal", "history", "connections", "locks", "statements", "gate", "run")
 HERE = ""  #: the folder in which it runs, and what of sys.path led there: set over there by boot.py
 OWN_PATH: list[str] = []
 

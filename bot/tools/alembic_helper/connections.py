@@ -1,14 +1,17 @@
-"""Every connection that SQLAlchemy makes: led to the database meant, proven, bounded; every statement on it watched."""
+"""Every connection that SQLAlchemy makes: led to the database meant, proven, bounded."""
 
 from __future__ import annotations
 
 import os
+import socket
 import time
 from contextlib import suppress
 from typing import Any
 
-from .frames import CONNECT, NOW, OWNER, READS, REQUEST, Sql, emit, refuse
-from .history import said, state_of
+from .frames import CONNECT, NOW, OWNER, REQUEST, Sql, emit, refuse
+from .history import said
+
+LINGERS = 2.0  # seconds for which the session of a tool that has ended may still hold what it held
 
 # ------------------------------------------------------------------ every connection: redirected, proven, set
 
@@ -45,7 +48,9 @@ def on_do_connect(dialect: Any, _record: Any, args: Any, params: dict[str, Any])
         NOW.address, NOW.redirected = asked, asked[:3] != (CONNECT["host"], str(CONNECT["port"]), CONNECT["database"])
     if NOW.address != asked:
         if NOW.redirected:  # which of the two is meant can't be known
-            refuse("two_databases", found=[_place(NOW.address), _place(asked)])
+            refuse("two_databases", found=[place(NOW.address), place(asked)])
+        if REQUEST["copy"] and not is_the_copy(asked):
+            refuse("elsewhere", was=place(asked))
         return
     NOW.led.append(params)
     for key in ("dsn", "service", "hostaddr", "dbname", "database", "passfile"):
@@ -56,12 +61,23 @@ def on_do_connect(dialect: Any, _record: Any, args: Any, params: dict[str, Any])
     if CONNECT.get("sslmode"):
         params["ssl" if dialect.driver == "asyncpg" else "sslmode"] = CONNECT["sslmode"]
     if NOW.redirected:
-        emit("redirected", was=_place(asked))
+        emit("redirected", was=place(asked))
 
 
-def _place(address: tuple[str, ...]) -> str:
+def place(address: tuple[str, ...]) -> str:
     """Host, port and database. Never the user or the rest: a DSN may hold a password."""
     return "{}:{}/{}".format(*address)
+
+
+def is_the_copy(address: tuple[str, ...]) -> bool:
+    """The same port and database, of a host that is known under several names."""
+    if address[1:3] != (str(CONNECT["port"]), CONNECT["database"]):
+        return False
+    try:
+        here, there = ({found[4][0] for found in socket.getaddrinfo(host, None)} for host in (CONNECT["host"], address[0]))
+    except OSError:
+        return False
+    return bool(here & there)
 
 
 PROOF = """select pg_backend_pid(), current_database(), current_user, host(inet_server_addr()), inet_server_port(),
@@ -111,18 +127,25 @@ def take_fence(dbapi: Sql, *, at_the_gate: bool) -> None:
     if at_the_gate and NOW.fence not in (None, dbapi):
         with suppress(Exception):  # a sibling that was closed has given the lock back
             raw(NOW.fence, f"select pg_advisory_unlock({keys})")
-    if raw(dbapi, f"select pg_try_advisory_lock({keys})")[0]:
-        NOW.fence = dbapi
-        return
+    until = time.monotonic() + LINGERS
+    while not raw(dbapi, f"select pg_try_advisory_lock({keys})")[0]:
+        pid = holder_of(dbapi, first, second)
+        if not at_the_gate and pid in [proven[1] for proven in NOW.proven.values()]:
+            return
+        if time.monotonic() > until:
+            refuse("twin", pid=pid)
+        time.sleep(0.02)
+    NOW.fence = dbapi
+
+
+def holder_of(dbapi: Sql, first: int, second: int) -> int | None:
     holder = raw(
         dbapi,
         "select pid from pg_locks where locktype = 'advisory' and granted and objsubid = 2"  # noqa: S608  two integers of ours
         " and database = (select oid from pg_database where datname = current_database())"
         f" and classid::bigint = {first & 0xFFFFFFFF} and objid::bigint = {second & 0xFFFFFFFF}",
     )
-    pid = int(holder[0]) if holder else None
-    if at_the_gate or pid not in [proven[1] for proven in NOW.proven.values()]:
-        refuse("twin", pid=pid)
+    return int(holder[0]) if holder else None
 
 
 def proven(connection: Any) -> Sql:
@@ -133,26 +156,3 @@ def proven(connection: Any) -> Sql:
     if known is None or known[2] != os.getpid():
         refuse("unproven_connection")
     return dbapi
-
-
-# ------------------------------------------------------------------ every statement
-
-
-def before_sql(connection: Any, cursor: Any, statement: str, _parameters: Any, _context: Any, _many: bool) -> None:
-    proven(connection)
-    if NOW.redirected and not NOW.passed and not READS.match(statement):
-        refuse("redirected_write", was=_place(NOW.address), sql=statement[:200])
-    NOW.started[id(cursor)] = time.perf_counter()
-    if NOW.working:
-        emit("sql", sql=statement[:500], revision=NOW.revision)
-
-
-def after_sql(_connection: Any, cursor: Any, _statement: str, _parameters: Any, _context: Any, _many: bool) -> None:
-    seconds = time.perf_counter() - NOW.started.pop(id(cursor), time.perf_counter())
-    if NOW.working:
-        rows = getattr(cursor, "rowcount", -1)
-        emit("ran", ms=round(seconds * 1000, 2), rows=rows if isinstance(rows, int) and rows >= 0 else None)
-
-
-def on_error(context: Any) -> None:
-    emit("error", sqlstate=state_of(context.original_exception), lost=bool(context.is_disconnect), sql=(context.statement or "")[:500])

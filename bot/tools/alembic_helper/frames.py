@@ -6,6 +6,7 @@ import codecs
 import json
 import os
 import re
+import select
 import signal
 import sys
 import threading
@@ -41,10 +42,19 @@ NOW = SimpleNamespace(
     frames=-1,
     control=-1,
     alarm=-1,
+    alarmed=False,
+    heed=None,
     pump=None,
     redirected=False,
     led=[],
     confirm=None,
+    measured=0.0,
+    naming=0.0,
+    looking_since=0.0,
+    names={},
+    held={},
+    seen={},
+    unread=set(),
 )
 _lock = threading.Lock()
 
@@ -147,11 +157,20 @@ def listen_to_forks() -> None:
     source, NOW.alarm = os.pipe()
 
     def listen() -> None:
+        select.select([source], [], [])
+        NOW.alarmed = True
         told = os.read(source, PIECE).split(b"\n")[0]
         facts = json.loads(told) if told.endswith(b"}") else {"why": "forked"}
         refuse(facts.pop("why"), **facts)
 
-    threading.Thread(target=listen, daemon=True).start()
+    listener = threading.Thread(target=listen, daemon=True)
+    listener.start()
+
+    def heed() -> None:
+        if select.select([source], [], [], 0)[0] or NOW.alarmed:
+            listener.join()  # which ends the process
+
+    NOW.heed = heed
 
     def in_child() -> None:
         # The child must not hold our pipes open, and the lock may have been taken when it was made.

@@ -8,6 +8,7 @@ from typing import Any, Callable, Iterator  # noqa: UP035  collections.abc can't
 from .connections import check_settings, literal, proven, raw, take_fence
 from .frames import NOW, OWNER, REQUEST, Sql, emit, refuse
 from .history import path, sha256
+from .locks import remember_names
 
 # ------------------------------------------------------------------ the gate before the migrations
 
@@ -30,11 +31,13 @@ def gate(context: Any, run: Callable[[], None]) -> None:
     heads = context.get_current_heads()
     if sorted(heads) != sorted(REQUEST["from"]):
         refuse("moved", found=sorted(heads))
-    found = shape(context, dbapi)
+    steps = list(context._migrations_fn(heads, context))
+    found = shape(context, dbapi, steps)
     if found["external"]:
         refuse("external_transaction")
-    steps = list(context._migrations_fn(heads, context))
     check_scripts(steps)
+    if REQUEST["measure"]:
+        remember_names(dbapi, found["found_schema"], context.version_table)
     emit("ready", backend=NOW.proven[id(dbapi)][1], **found)
     if NOW.confirm() != "go\n":
         refuse("not_confirmed")
@@ -49,30 +52,36 @@ def told(steps: list[Any]) -> Iterator[Any]:
     for step in steps:
         NOW.revision = step.revision.revision
         yield step
-        emit("undone", revision=NOW.revision)
+        emit("through", revision=NOW.revision)
     NOW.revision = None
 
 
 def check_scripts(steps: list[Any]) -> None:
-    """What alembic would run, as it lies on the disk after it was loaded, is what was planned: the same revisions, the same bytes."""
-    planned: dict[str, str] = REQUEST["scripts"]
+    """What alembic would run, as it lies on the disk after it was loaded, is what was planned: the same direction, revisions and bytes."""
+    forward = REQUEST["op"] == "upgrade"
     found = [step.revision.revision for step in steps]
-    if sorted(found) != sorted(planned) or any(step.is_upgrade for step in steps):
+    if any(bool(step.is_upgrade) is not forward for step in steps):
+        refuse("other_plan", found=found)
+    planned: dict[str, str] | None = REQUEST["scripts"]
+    if planned is None:
+        return
+    if sorted(found) != sorted(planned):
         refuse("other_plan", found=found)
     changed = [path(step.revision) for step in steps if sha256(step.revision.path) != planned[step.revision.revision]]
     if changed:
         refuse("scripts_changed", files=changed)
 
 
-def shape(context: Any, dbapi: Sql) -> dict[str, Any]:
-    """Which version table, and what the transactions of a downgrade would be."""
+def shape(context: Any, dbapi: Sql, steps: list[Any] | None = None) -> dict[str, Any]:
+    """Which version table, if there is one yet, and what the transactions would be: of these steps, or of any number."""
     names = [name for name in (context.version_table_schema, context.version_table) if name]
     lookup = " || '.' || ".join(f"quote_ident({literal(name)})" for name in names)
     table = raw(dbapi, f"select nspname::text from pg_class c join pg_namespace n on n.oid = relnamespace where c.oid = to_regclass({lookup})")  # noqa: S608  quoted above
     # now() is the transaction's start: it moves between two statements that commit by themselves.
     stays = raw(dbapi, "select now()::text")[0] == raw(dbapi, "select now()::text")[0]
     external = bool(getattr(context, "_in_external_transaction", False))
-    whole = getattr(context, "_transaction", None) is not None and not getattr(context, "_transaction_per_migration", False)
+    each = getattr(context, "_transaction_per_migration", False)
+    whole = len(steps or ()) == 1 if each else getattr(context, "_transaction", None) is not None
     return {
         "table": context.version_table,
         "schema": context.version_table_schema,

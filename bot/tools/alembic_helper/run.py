@@ -1,4 +1,4 @@
-"""The work: read the history, or downgrade behind the gate."""
+"""The work: read the history, or move the database behind the gate."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ import sys
 from typing import Any
 
 from . import HERE, OWN_PATH
-from .connections import after_sql, before_sql, on_connect, on_do_connect, on_error
+from .connections import on_connect, on_do_connect
 from .frames import NOW, OWNER, REQUEST, Pump, emit, listen_to_forks, refuse
 from .gate import gate
 from .history import described, history, said
+from .locks import cost
+from .statements import after_sql, before_sql, on_commit, on_error, on_rollback
 
 # ------------------------------------------------------------------ the work
 
@@ -30,12 +32,23 @@ def configuration() -> Any:
     ini = name if name != toml and os.path.exists(name) else None
     if ini is None and not extra:
         refuse("no_config", file=os.path.join(HERE, name))
-    command = importlib.import_module("alembic.command")
     options = argparse.Namespace(
-        config=[name], name=REQUEST["section"], x=REQUEST["x"], raiseerr=True, quiet=False, sql=False, tag=None, revision=REQUEST.get("to"),
-        cmd=(command.current if REQUEST["op"] == "read" else command.downgrade, [], []),
-    )  # fmt: skip
+        config=[name], name=REQUEST["section"], x=REQUEST["x"], raiseerr=True, quiet=False, **as_a_command("current" if reads() else REQUEST["op"])
+    )
     return config(ini, ini_section=REQUEST["section"], cmd_opts=options, **extra)
+
+
+def as_a_command(name: str) -> dict[str, Any]:
+    """What alembic's own command line would leave in cmd_opts: env.py may look at the command and at its arguments."""
+    function = getattr(importlib.import_module("alembic.command"), name)
+    parameters = list(inspect.signature(function).parameters.values())[1:]
+    positional = [one.name for one in parameters if one.default is one.empty]
+    options = {one.name: one.default for one in parameters if one.default is not one.empty}
+    return {"revision": REQUEST.get("to"), "sql": False, "tag": None, **options, "cmd": (function, positional, list(options))}
+
+
+def reads() -> bool:
+    return bool(REQUEST["op"] == "read")
 
 
 def watch() -> None:
@@ -47,7 +60,8 @@ def watch() -> None:
     event.listen(engine, "before_cursor_execute", before_sql)
     event.listen(engine, "after_cursor_execute", after_sql)
     event.listen(engine, "handle_error", on_error)
-    event.listen(engine, "commit", lambda _: emit("commit") if NOW.begun else None)
+    event.listen(engine, "commit", on_commit)
+    event.listen(engine, "rollback", on_rollback)
     context = importlib.import_module("alembic.runtime.migration").MigrationContext
     original = context.run_migrations
     context.run_migrations = lambda self, **kw: gate(self, lambda: original(self, **kw))
@@ -68,8 +82,8 @@ def work() -> None:
         script = importlib.import_module("alembic.script").ScriptDirectory.from_config(config)
     except importlib.import_module("alembic.util").CommandError as error:
         refuse("wrong_config", message=said(error))
-    if REQUEST["op"] == "downgrade":
-        importlib.import_module("alembic.command").downgrade(config, REQUEST["to"])
+    if not reads():
+        getattr(importlib.import_module("alembic.command"), REQUEST["op"])(config, REQUEST["to"])
         return
     history(script)
     environment = importlib.import_module("alembic.runtime.environment").EnvironmentContext
@@ -98,9 +112,10 @@ def main() -> None:
         failure = described(error)
     if os.getpid() != OWNER:  # a fork of user code that came back here
         os._exit(code)
+    NOW.heed()  # a child that ended before us has spoken: its word is the last one
     NOW.pump.close(2.0)
     if code:
-        emit("failed", revision=NOW.revision, **failure)
+        emit("failed", revision=NOW.revision, measured=cost(), **failure)
     else:
-        emit("done")
+        emit("done", measured=cost())
     os._exit(code)  # atexit handlers and threads of user code can't hold us

@@ -1,0 +1,211 @@
+"""Where copies are tried: a server of its own that holds nothing else, so that what a downgrade does there stays there (databases.md F1).
+
+A database is not a sandbox: roles, settings of the server, slots and other databases are shared by all who live on it.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import shutil
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Protocol
+
+from bot.databases import cutting, likeness
+from bot.databases.connecting import connected, quoted
+from bot.databases.likeness import Likeness
+from bot.errors import ConfigError, ProgramFailed, Refusal
+from bot.keeping import Work
+from bot.model import Connect
+from bot.ports import Database, MigrationTool
+
+PREFIX = "scratch-"
+_CONNECTIONS = 50
+_COPIES = 2  # of the database that are there at once: before and after
+#: Nothing of it is kept: no WAL for anybody, no waiting for disks, nobody else at work.
+_SETTINGS = {
+    "wal_level": "minimal", "max_wal_senders": "0", "max_wal_size": "2GB", "checkpoint_timeout": "1h", "autovacuum": "off", "jit": "off",
+    "max_connections": str(_CONNECTIONS), "shared_buffers": "256MB", "maintenance_work_mem": "256MB", "max_logical_replication_workers": "0",
+}  # fmt: skip
+#: They work only in a server that loads them as it starts.
+_PRELOADED = {"timescaledb", "pg_cron", "citus"}
+_WRITING = {"default_transaction_read_only": "off", "statement_timeout": "0", "lock_timeout": "0"}
+
+At = Callable[[Connect, Connect], tuple[Database, MigrationTool]]
+
+
+class Clusters(Protocol):
+    """Servers that live as long as one use."""
+
+    async def majors(self) -> Sequence[int]:
+        """The major versions that can be started here."""
+
+    def start(self, name: str, major: int, *, superuser: str, settings: Mapping[str, str]) -> AbstractAsyncContextManager[Connect]:
+        """Raises ConfigError, ProgramFailed, OSError."""
+
+    async def clean(self, prefix: str) -> tuple[str, ...]:
+        """Remove those by a name that begins so, and that nobody uses."""
+
+
+class ThrowawayScratches:
+    """Implements ports.Scratches: a server that Backout starts. `source` is Backout's own role, `tool` the tool's, both on the target's database.
+
+    `home` is where the clusters lie; `at(tool, admin)` builds a target's database and tool for a database there.
+    """
+
+    def __init__(self, source: Connect, tool: Connect, clusters: Clusters, at: At, home: Path) -> None:
+        self._source = source.model_copy(update={"database": tool.database})
+        self._tool = tool
+        self._clusters = clusters
+        self._at = at
+        self._home = home
+
+    @asynccontextmanager
+    async def open(self, work: Work) -> AsyncIterator[ServerScratch]:
+        like = await likeness.read(self._source, self._tool.user)
+        major = _major(like.version // 10000, await self._clusters.majors())
+        _refuse_too_small(self._home, int(like.facts["size"]))
+        superuser = _unlike({row["name"] for row in like.roles})
+        name = f"{PREFIX}{re.sub(r'[^A-Za-z0-9_-]', '', work.run)[:40]}-{secrets.token_hex(4)}"
+        async with AsyncExitStack() as stack:
+            starting = self._clusters.start(name, major, superuser=superuser, settings=_settings(like))
+            try:
+                admin = await stack.enter_async_context(starting)
+            except (ProgramFailed, ConfigError, OSError) as error:
+                raise _impossible(f"The throwaway server did not start: {_said(error)}", "Mend that, or set rehearsal.server to a server.") from error
+            scratch = ServerScratch(like, admin, self._tool, self._at)
+            await scratch.prepare()
+            yield scratch
+
+    async def clean(self) -> None:
+        await self._clusters.clean(PREFIX)
+
+
+class ServerScratch:
+    """Implements ports.Scratch on a server that is ours alone. `prepare` comes first."""
+
+    def __init__(self, like: Likeness, admin: Connect, tool: Connect, at: At) -> None:
+        self._like = like
+        self._admin = admin
+        self._at = at
+        self._tool = admin.model_copy(update={"user": tool.user, "password": secrets.token_urlsafe(24)})
+        self._empty = f"backout_{secrets.token_hex(4)}_empty"
+        self._said: dict[str, None] = {}
+        self.version = 0
+        self.says = ""
+
+    @property
+    def partial(self) -> tuple[str, ...]:
+        return tuple(self._said)
+
+    async def prepare(self) -> None:
+        """Raises Refusal(rehearsal_impossible) when an extension of the source is missing."""
+        async with connected(self._admin, _WRITING) as session:
+            self.version = await session.fetchval("SELECT current_setting('server_version_num')::int")
+            self.says = f"a throwaway server, PostgreSQL {self.version // 10000}"
+            there = {row[0]: row[1] for row in await session.fetch("SELECT name::text, default_version FROM pg_available_extensions")}
+            self._note(_less_than_proof(self._like, self.version))
+            self._note(_extensions(self._like.extensions, there))
+            self._note(await likeness.make_roles(session, self._like, self._tool.password))
+            self._note(await likeness.make_empty(session, self._like, self._empty))
+        async with connected(self.superuser(self._empty), _WRITING) as session:
+            self._note(await likeness.make_public(session, self._like))
+
+    def _note(self, sentences: Sequence[str]) -> None:
+        self._said.update(dict.fromkeys(sentences))
+
+    async def create(self, name: str) -> None:
+        """Raises StepFailed."""
+        await self.clone(self._empty, name)
+
+    async def clone(self, source: str, name: str) -> None:
+        """Raises StepFailed: also when somebody is still in the source after 5 s."""
+        strategy = " STRATEGY file_copy" if self.version >= 150000 else ""
+        async with connected(self._admin, _WRITING) as session:
+            await session.execute(f"CREATE DATABASE {quoted(name)} TEMPLATE {quoted(source)}{strategy}", timeout=cutting.AT_MOST)
+            self._note(await likeness.set_up(session, self._like, name))
+
+    async def drop(self, name: str) -> None:
+        """With whoever is in it; one that is gone is no error."""
+        force = " WITH (FORCE)" if self.version >= 130000 else ""
+        async with connected(self._admin, _WRITING) as session:
+            await session.execute(f"DROP DATABASE IF EXISTS {quoted(name)}{force}", timeout=cutting.AT_MOST)
+
+    async def cut_off(self, name: str) -> tuple[str, ...]:
+        said = await cutting.cut_off(self.superuser(name))
+        await cutting.analyze(self.superuser(name))
+        return said
+
+    def superuser(self, name: str) -> Connect:
+        return self._admin.model_copy(update={"database": name})
+
+    def at(self, name: str) -> tuple[Database, MigrationTool]:
+        return self._at(self._tool.model_copy(update={"database": name}), self.superuser(name))
+
+
+def _major(wanted: int, there: Sequence[int]) -> int:
+    """The target's own, else the next higher one."""
+    if later := sorted(major for major in there if major >= wanted):
+        return later[0]
+    newest = f"the newest here is {max(there)}" if there else "there is none here"
+    raise _impossible(
+        f"Production is PostgreSQL {wanted}, and {newest}: an older one can't hold a copy.",
+        f"Install PostgreSQL {wanted} on this machine (on Debian: postgresql-{wanted}), or set rehearsal.server to a server.",
+    )
+
+
+def _refuse_too_small(home: Path, size: int) -> None:
+    place = next(folder for folder in (home.absolute(), *home.absolute().parents) if folder.exists())
+    free = shutil.disk_usage(place).free
+    if free < _COPIES * size:
+        raise _impossible(
+            f"This machine has {free / 1024**2:,.0f} MB free under {home}, and {_COPIES} copies of a database of {size / 1024**2:,.0f} MB must fit.",
+            "Free some, set BACKOUT_HOME to a larger disk, or set rehearsal.server to a server.",
+        )
+
+
+def _settings(like: Likeness) -> dict[str, str]:
+    """With room for one transaction that locks everything there is."""
+    locks = int(like.facts["relations"]) * 5 // 4 // _CONNECTIONS
+    return {**_SETTINGS, "max_locks_per_transaction": str(max(128, locks))}
+
+
+def _less_than_proof(like: Likeness, version: int) -> list[str]:
+    said = []
+    if version // 10000 != like.version // 10000:
+        said.append(f"on PostgreSQL {version // 10000}, production is {like.version // 10000}")
+    if like.facts["tool_is_superuser"] or like.facts["tool_reaches_files"]:
+        why = "is a superuser" if like.facts["tool_is_superuser"] else "may run programs of the server or use its files"
+        said.append(f"not isolated: {like.tool} {why}, so a downgrade can reach this machine (COPY TO PROGRAM, files)")
+    if like.facts["publications"]:
+        said.append(f"publications are not on the copy ({', '.join(like.facts['publications'])}): a statement about them fails there")
+    return said
+
+
+def _extensions(wanted: Mapping[str, str], there: Mapping[str, str]) -> list[str]:
+    way_out = "set rehearsal.server to a server that has it"
+    for name in wanted:
+        if name not in there:
+            raise _impossible(f"extension {name} is not on the throwaway server", way_out)
+        if name in _PRELOADED:
+            raise _impossible(f"extension {name} works only in a server that loads it as it starts, and the throwaway server does not", way_out)
+    return [f"extension {name} is {there[name]} there, production has {version}" for name, version in wanted.items() if there[name] != version]
+
+
+def _unlike(names: set[str]) -> str:
+    while (name := f"backout_{secrets.token_hex(4)}") in names:
+        pass
+    return name
+
+
+def _impossible(message: str, way_out: str) -> Refusal:
+    return Refusal("rehearsal_impossible", message, way_out)
+
+
+def _said(error: Exception) -> str:
+    """The line that says why: a server's log has it as FATAL, a full disk as an OSError."""
+    output = error.output if isinstance(error, ProgramFailed) else ""
+    telling = re.findall(r"(?:FATAL|PANIC|error): +(.*)", output)
+    return (telling[-1] if telling else str(error)).strip().rstrip(".") + "."

@@ -1,0 +1,121 @@
+"""The post-mortem's parts about the data: what was lost, where its archive is, how to go back. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from bot.evidence import Archive, BackupFile, Loss, PutBack, Rehearsal, size
+from bot.model import Attempt, AttemptState, Plan, Run, View
+from bot.rollback import proof
+from bot.rollback.markup import code, plain
+from bot.words import many
+
+_SHOWN = 50
+
+
+def lost(view: View) -> Iterator[str]:
+    """As it was found after the downgrade, else as the copy showed it, else as the scripts say."""
+    run, plan = view.run, view.run.plan
+    yield "## What was lost"
+    yield ""
+    name = moving(plan)
+    done = run.last_attempt(name)
+    if plan is None or done is None:
+        yield f"Nothing: the {name} did not begin."
+    else:
+        yield from _lost(run, plan, done)
+    yield ""
+
+
+def _lost(run: Run, plan: Plan, done: Attempt) -> Iterator[str]:
+    source, losses = _known(run, plan)
+    if done.state is not AttemptState.DONE:
+        yield f"The {done.step} ended as {done.state}: this is what it would have destroyed, {source}."
+    elif losses:
+        yield f"{source[0].upper()}{source[1:]}."
+    yield ""
+    yield from proof.lost(losses, plan.rehearsal or Rehearsal(done=False))
+    if more := facts(run, "reconcile").get("more"):
+        yield ""
+        yield f"**More is gone than the copy had shown:** {', '.join(plain(each) for each in more)}."
+    yield ""
+    yield f"Loss class: {plan.loss_class}."
+
+
+def _known(run: Run, plan: Plan) -> tuple[str, tuple[Loss, ...]]:
+    seen = facts(run, "reconcile").get("loss")
+    if seen is not None:
+        return "compared row by row with the restore point", tuple(Loss(**one) for one in seen)
+    if plan.rehearsal is not None and plan.rehearsal.done:
+        return "as the copy showed it", plan.loss
+    return "as far as reading the scripts goes", plan.loss
+
+
+def kept(view: View) -> Iterator[str]:
+    """The archive, what was put back, the restore point."""
+    run = view.run
+    yield "## Archive and restore point"
+    yield ""
+    told = [*_archives(run), *_put_back(run), *_restore_point(view)]
+    yield from told or ["Nothing was kept." if run.attempts else "Nothing was begun, so there is nothing to go back to."]
+    yield ""
+
+
+def _archives(run: Run) -> Iterator[str]:
+    for step in ("archive", "reconcile"):
+        found = facts(run, step)
+        if "archive" in found:
+            yield from _archive(Archive(**found["archive"]), found)
+
+
+def _archive(made: Archive, found: Mapping[str, Any]) -> Iterator[str]:
+    until = f", kept until {plain(found['until'])}" if found.get("until") else ""
+    yield f"Archive: {code(made.file.path)}, {size(made.file.size)}, sha256 {plain(made.file.sha256)}{until}."
+    yield ""
+    yield from (f"- {many(part.rows, 'row')} of {plain(part.table)}: {plain(', '.join(part.columns))}" for part in made.parts[:_SHOWN])
+    if len(made.parts) > _SHOWN:
+        yield f"- and {len(made.parts) - _SHOWN} more tables"
+    yield from (f"- **not archived:** {plain(name)}: {plain(why)}" for name, why in sorted(made.left_out.items()))
+    yield ""
+    yield f"To put it back: {code(f'reapply {made.target} {made.upper}')}, as a slash command or as `backout reapply`."
+    yield ""
+
+
+def _put_back(run: Run) -> Iterator[str]:
+    for one in (PutBack(**each) for each in facts(run, "put_back").get("put_back", ())):
+        there = f", {many(one.unchanged, 'value')} {'was' if one.unchanged == 1 else 'were'} there already" if one.unchanged else ""
+        yield f"Put back: {many(one.rows, 'row')} and {many(one.values, 'value')}{there}. {many(one.conflicts_total, 'conflict')} left alone."
+        yield ""
+        yield from (f"- conflict: {plain(each.table)} {plain(each.key)}: {plain(each.why)}" for each in one.conflicts[:_SHOWN])
+        if one.conflicts_total > len(one.conflicts[:_SHOWN]):
+            yield f"- and {one.conflicts_total - len(one.conflicts[:_SHOWN]):,} more conflicts"
+        yield from (f"- {plain(each)}" for each in one.notes)
+        yield ""
+
+
+def _restore_point(view: View) -> Iterator[str]:
+    last = view.run.last_attempt("restore_point") or view.run.last_attempt("back_up")
+    if last is None or "file" not in last.facts:
+        return
+    file = BackupFile(**last.facts["file"])
+    what = "Restore point" if last.step == "restore_point" else "Backup from before the rehearsal"
+    until = f", kept until {plain(last.facts['until'])}" if last.facts.get("until") else ""
+    told = f"{code(file.path)}, {size(file.size)}" + (f", sha256 {plain(file.sha256)}" if file.sha256 else "")
+    yield f"{what}: {told}{until}."
+    if view.restore_commands:
+        yield ""
+        yield "To go back to it by hand; everything written since is lost:"
+        yield ""
+        yield from (f"- {code(command)}" for command in view.restore_commands)
+
+
+def facts(run: Run, step: str) -> Mapping[str, Any]:
+    """What a step that is done has left; nothing when it is not."""
+    last = run.last_attempt(step)
+    return last.facts if last is not None and last.state is AttemptState.DONE else {}
+
+
+def moving(plan: Plan | None) -> str:
+    """The step that moves the database."""
+    return "upgrade" if plan is not None and plan.strategy == "reapply" else "downgrade"

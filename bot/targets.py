@@ -1,0 +1,94 @@
+"""The only file that knows every adapter of a target: its part of the configuration -> TargetParts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from bot.backups import BACKUPS
+from bot.backups.archives import StoredArchives
+from bot.config import Config, Rehearsal, TargetConfig, adapter_kind, adapter_settings
+from bot.databases.door import Door
+from bot.databases.postgres import PostgresDatabase
+from bot.databases.scratch import ThrowawayScratches
+from bot.durable import RehearsalRules, TargetParts
+from bot.embedded import binaries
+from bot.errors import ConfigError
+from bot.model import Connect
+from bot.platforms import PLATFORMS
+from bot.ports import Database, MigrationTool, Platform
+from bot.runners import RUNNERS
+from bot.settings import inherited
+from bot.stores import STORES
+from bot.throwaway import Throwaways
+from bot.tools import TOOLS
+
+_NO_REHEARSAL = {
+    "none": "The target says so (rehearsal.server: none).",
+    "same": "Trying it on the target's own server is not built yet (rehearsal.server: same).",
+}
+
+
+def target(config: Config, name: str, journal_system: str, home: Path) -> TargetParts:
+    """`home` is Backout's own folder. Raises ConfigError that names the key."""
+    part, where, base = config.targets[name], f"targets.{name}", config.directory
+    database = PostgresDatabase(
+        target=name, tool=part.database, admin=part.admin, maintenance_database=part.maintenance_database, journal_system=journal_system
+    )
+    tools = _Tools(part, where, base)
+    if not isinstance(part.backups.store, str):
+        raise ConfigError(f"{where}.backups.store: write a folder, such as ./backups.")
+    store = STORES["directory"](base / part.backups.store)
+    backup_class = BACKUPS["dump"]
+
+    def enter(connect: Connect) -> tuple[Database, MigrationTool]:
+        other = PostgresDatabase(
+            target=name, tool=connect, admin=part.admin, maintenance_database=part.maintenance_database, journal_system=journal_system
+        )
+        return other, tools.of(other)
+
+    return TargetParts(
+        name=name, channels=part.channels, tool=tools.of(database), database=database,
+        backup=backup_class(store, part.admin, backup_class.Settings(), embedded=binaries, waiters=database.waiters),
+        archives=StoredArchives(store), platform=_platform(part, where), rehearsal=_rehearsal(part, tools, home), enter=enter,
+        triggers=part.put_back.triggers == "fire", verify=part.verify, health=part.health, keep=part.backups.keep, questions=part.questions,
+        checklist=part.checklist,
+    )  # fmt: skip
+
+
+class _Tools:
+    """The target's migration tool, for its own database and for copies."""
+
+    def __init__(self, part: TargetConfig, where: str, base: Path) -> None:
+        runner_class = RUNNERS[adapter_kind(part.runner, RUNNERS, f"{where}.runner")]
+        self._runner = runner_class(adapter_settings(runner_class.Settings, part.runner, f"{where}.runner"))
+        self._class = TOOLS[adapter_kind(part.tool, TOOLS, f"{where}.tool")]
+        self._settings = adapter_settings(self._class.Settings, part.tool, f"{where}.tool").placed(base)
+
+    def of(self, database: Database, extra: Mapping[str, str] | None = None) -> MigrationTool:
+        return self._class(self._settings, self._runner, database, inherited=inherited(), extra=extra or {})
+
+
+def _platform(part: TargetConfig, where: str) -> Platform:
+    if len(part.platform) != 1:
+        raise ConfigError(f"{where}.platform: write one platform; lists come with the platforms that stop containers.")
+    platform_class = PLATFORMS[adapter_kind(part.platform[0], PLATFORMS, f"{where}.platform")]
+    maintenance = part.admin.model_copy(update={"database": part.maintenance_database})
+    settings = adapter_settings(platform_class.Settings, part.platform[0], f"{where}.platform")
+    made: Platform = platform_class(settings, Door(maintenance, part.database))
+    return made
+
+
+def _rehearsal(part: TargetConfig, tools: _Tools, home: Path) -> RehearsalRules:
+    rules: Rehearsal = part.rehearsal
+    if rules.server != "throwaway":
+        why = _NO_REHEARSAL.get(rules.server, "Trying it on another server is not built yet (rehearsal.server: URL).")
+        return RehearsalRules(where=None, max_size=rules.max_size, within=rules.within, why_not=why)
+
+    def at(tool: Connect, admin: Connect) -> tuple[Database, MigrationTool]:
+        copy = PostgresDatabase(target="copy", tool=tool, admin=admin)
+        return copy, tools.of(copy, {**rules.env, "BACKOUT_REHEARSAL": "1"})
+
+    place = home / "scratch"
+    where = ThrowawayScratches(part.admin, part.database, Throwaways(place), at, place)
+    return RehearsalRules(where=where, max_size=rules.max_size, within=rules.within)

@@ -1,0 +1,100 @@
+"""The helper as a program: what it is given, how it is started, and how its frames are heard. Reading and moving share it."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import json
+import re
+import secrets
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from bot.ports import Database, Program, Runner
+from bot.process import redact
+from bot.tools import alembic_helper
+from bot.tools.alembic_settings import AlembicSettings
+from bot.tools.frames import Frame, Frames
+from bot.tools.trace import Trace
+
+REHEARSAL = "BACKOUT_REHEARSAL"  #: in the tool's environment it says that this is a copy; then no other address is even tried
+# HOME is inherited, and its ~/.pgpass may open production; libpq passes over a file that is not there.
+_NO_PASSWORDS = {"PGPASSFILE": "/nowhere/pgpass", "PGSERVICEFILE": "/nowhere/pg_service.conf"}
+_HELPER = alembic_helper.source()
+_KEEPS_PLACE = {"user", "password", "host", "port", "database", "url"}
+Take = Callable[[Frame, Program], Awaitable[None]]
+
+
+class HelperProgram:
+    """`inherited` are the few variables that every program gets, `extra` those that a copy gets beside the settings' own."""
+
+    def __init__(
+        self, settings: AlembicSettings, runner: Runner, database: Database, *, inherited: Mapping[str, str], extra: Mapping[str, str]
+    ) -> None:
+        self.settings, self.database = settings, database
+        self._runner, self._inherited, self._extra = runner, inherited, extra
+        self._on_a_copy = REHEARSAL in extra
+        password = database.tool.password
+        self._secrets = tuple({password, quote(password, safe="")} - {""})
+
+    async def talk(self, request: Mapping[str, Any], application: str, trace: Trace, take: Take) -> None:
+        """Start the helper and hand its frames to `take` until it ends. Leaving early kills its whole group. Raises ProgramMissing."""
+        nonce = secrets.token_hex(8)
+        frames = Frames(nonce)
+        common = {"config": self.settings.config, "section": self.settings.section, "x": self.settings.x, "copy": self._on_a_copy}
+        try:
+            async with self._runner.start(
+                [_absolute(self.settings.python), "-c", _HELPER],
+                env=self._environment(application, nonce),
+                directory=self.settings.directory.absolute(),
+            ) as program:
+                await program.send(json.dumps({**common, **request}).encode() + b"\n")
+                async for data in program.output():
+                    for frame in frames.feed(data):
+                        await take(frame, program)
+                await program.wait()
+        finally:
+            trace.alien = frames.alien
+
+    def _environment(self, application: str, nonce: str) -> dict[str, str]:
+        tool = self.database.tool
+        asked = {name: self._filled(text) for name, text in {**self.settings.env, **self._extra}.items()}
+        secret = tool.model_dump(include={"host", "port", "user", "password", "database", "sslmode"})
+        # PGAPPNAME names the sessions that user code opens past SQLAlchemy, so that they can be found and ended.
+        known = {**self._inherited, "PGAPPNAME": application, **(_NO_PASSWORDS if self._on_a_copy else {})}
+        return {**known, **asked, "BACKOUT_NONCE": nonce, "BACKOUT_CONNECT": json.dumps(secret)}
+
+    def _filled(self, template: str) -> str:
+        tool = self.database.tool
+        values = {name: str(getattr(tool, name)) for name in _KEEPS_PLACE - {"url"}}
+        if "://" in template:
+            values = {name: f"[{value}]" if name == "host" and ":" in value else quote(value, safe="") for name, value in values.items()}
+        values["url"] = tool.url()
+        return re.sub(r"\{(\w+)\}", lambda found: values.get(found[1], found[0]), template)
+
+    def bounds(self, application: str) -> dict[str, str]:
+        """In Postgres' own units, milliseconds, so that they can be compared when they are read back."""
+        milliseconds = {name: int(getattr(self.settings, name).total_seconds() * 1000) for name in ("lock_timeout", "statement_timeout")}
+        numbers = {**milliseconds, "client_connection_check_interval": 1000}
+        return {"application_name": application} | {name: str(number) for name, number in numbers.items()}
+
+    def trace(self) -> Trace:
+        return Trace(self.clean, asyncio.get_running_loop().time)
+
+    def clean(self, text: str) -> str:
+        """Without secrets, and without what a JSON column can't hold."""
+        return redact(text, self._secrets).replace("\x00", "").encode("utf-8", "replace").decode()
+
+    def last_lines(self, trace: Trace) -> str:
+        return " / ".join((trace.output() or self.clean(trace.alien)).splitlines()[-5:])[-800:]
+
+
+def spelled(duration: dt.timedelta) -> str:
+    return f"{duration.total_seconds():g} s"
+
+
+def _absolute(python: str | Path) -> str:
+    """A path is made absolute, since the program starts in another folder; links stay, since a venv's Python is one. A name is looked up."""
+    return str(Path(python).absolute()) if "/" in str(python) else str(python)
