@@ -22,7 +22,7 @@ test-slow: $(STAMP)  ## what takes long: see SLOW
 	$(BIN)/pytest -n 2 $(SLOW)
 
 test-histories: $(STAMP)  ## migrations of published packages, pinned by hash, on copies and for real; needs the package index
-	$(BIN)/pytest tests/histories
+	$(BIN)/pytest -rs tests/histories
 
 bench: $(STAMP)  ## ratios against the same by hand: five clean rounds, medians; wants a quiet machine
 	$(BIN)/python -m benchmarks
@@ -53,6 +53,7 @@ lock:  ## needs uv; writes the lock files with hashes, for every supported Pytho
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-annotate -o requirements.lock pyproject.toml
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-annotate --group dev -o requirements-dev.lock pyproject.toml
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-annotate -c requirements-dev.lock --group browser -o requirements-browser.lock
+	for name in mlflow optuna prefect; do uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-annotate -o tests/histories/$$name.lock tests/histories/$$name.in; done
 
 clean:
 	rm -rf $(VENV) .venv-histories tests/browser/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

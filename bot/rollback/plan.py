@@ -14,6 +14,7 @@ from bot.rollback import loss, options, route
 from bot.words import many
 
 REHEARSE = ("back_up", "rehearse")
+_SEVERAL = "It is not sure to be one transaction: if the run is interrupted in the middle of it, a person decides."
 
 
 async def make(target: TargetParts, rev: str, journal: Journal, *, strategy: str = "downgrade", command: str = "/rollback") -> Plan:
@@ -111,6 +112,8 @@ async def with_evidence(target: TargetParts, plan: Plan, rehearsal: Rehearsal, j
     else:
         known["loss"] = loss.resolved(plan.foreseen, (await target.database.snapshot(count=False)).objects)
     made = plan.model_copy(update=known)
+    if not made.one_transaction:
+        made = made.model_copy(update={"remarks": (*made.remarks, _SEVERAL)})
     in_the_way = await _in_the_way(target, made)
     return made.model_copy(update={"options": await options.side_by_side(target, made, journal), "remarks": (*made.remarks, *in_the_way)})
 

@@ -1,4 +1,4 @@
-"""Copies are kept as long as the target says, and a target's newest backup always."""
+"""Copies are kept as long as the target says, and a target's newest dump always."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from bot.steps.restore_point import is_clone, note
 
 async def retain(target: TargetParts, journal: Journal, clock: Clock) -> None:
     """Remove what is past its time; first the copy, then its line in the journal. Raises StepFailed when a copy would not go."""
-    for old in (await journal.backups(target.name))[1:]:
-        if old["keep_until"] < clock.now():
+    kept = await journal.backups(target.name)
+    newest = next((each["name"] for each in kept if not is_clone(each["file"])), None)  # a clone lies on the server itself: its time is its time
+    for old in kept:
+        if old["keep_until"] < clock.now() and old["name"] != newest:
             await _remove(target, old["file"], old["run"])
             await journal.forget_backup(target.name, old["name"])
     for archive, until in await journal.archives(target.name):

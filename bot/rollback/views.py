@@ -22,9 +22,16 @@ async def view(run: Run, target: TargetParts | None, journal: Journal, authority
     )  # fmt: skip
 
 
+def _only_tried(run: Run) -> bool:
+    """It is on its copy, or it ended there."""
+    begun = {attempt.step for attempt in run.current}
+    tried = {planned.name for planned in run.plan.rehearse} if run.plan else set()
+    return run.state is State.REHEARSING or (run.state is State.REFUSED and bool(begun) and begun <= tried)
+
+
 def _steps(run: Run) -> tuple[StepView, ...]:
     shown = []
-    planned_steps = () if run.plan is None else run.plan.rehearse if run.state is State.REHEARSING else run.plan.steps
+    planned_steps = () if run.plan is None else run.plan.rehearse if _only_tried(run) else run.plan.steps
     for planned in planned_steps:
         last = run.last_attempt(planned.name)
         says = STEPS[planned.name].says

@@ -47,7 +47,7 @@ async def test_a_second_backout_is_refused_while_the_first_is_at_work(
                 await gate.reached(bot, "connected")
                 await approved(twin)
                 card = await twin.card_in("needs_decision")
-                assert [each["facts"] for each in attempts(twin, "check_preconditions")] == [{"code": "fence_taken"}]
+                assert [each["facts"]["code"] for each in attempts(twin, "check_preconditions")] == ["fence_taken"]
                 assert twin.journaled("select distinct step from backout.attempts") == [("check_preconditions",)]
                 assert list((root / "backups").iterdir()) == []
             await succeeded_once(bot)

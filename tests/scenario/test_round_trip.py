@@ -149,7 +149,10 @@ async def test_rows_that_the_downgrade_deleted_come_back_and_rows_that_people_de
     assert ("public.orders", "rows", 2) in archived, "only those rows, not the whole table"
     with psycopg.connect(bot.target.url(), autocommit=True) as session:
         session.execute("DELETE FROM orders WHERE id = 303")
-    await approved(bot, FORWARD)
+    code, output = await bot.run("reapply", "shop", "0003", "--reason", "it is mended", "--sev", "high", "--no-wait", user="U0DEV")
+    assert code == 0, output
+    card = await bot.card_in("awaiting_approval")
+    await bot.slack.click(card, "approve", "U0DBA")
     await parts.ends(bot, "succeeded")
     assert bot.query("SELECT id, name FROM orders WHERE id BETWEEN 301 AND 304 ORDER BY 1") == [(301, "n301"), (302, "n302"), (304, "n304")]
     assert bot.query("SELECT count(*) FROM ratings") == [(50,)]
