@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 BROWSER := $(VENV)/.browser
 
 #: kills the bot in every step, tries everything on copies, runs every command of the documentation
-SLOW := tests/crash tests/acceptance/test_docs.py tests/scenario/test_rehearsal.py tests/scenario/test_round_trip.py \
+SLOW := tests/crash tests/acceptance/test_docs.py tests/acceptance/test_demo.py tests/contract/test_archive.py tests/scenario/test_rehearsal.py tests/scenario/test_round_trip.py \
   tests/contract/test_door.py tests/contract/test_clone.py tests/contract/test_scratch.py tests/contract/test_put_back.py \
   tests/contract/test_round_trip.py tests/contract/test_loss_property.py tests/contract/test_tool_on_a_copy.py tests/contract/test_difference.py
 

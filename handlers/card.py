@@ -126,6 +126,20 @@ def _options(view: View) -> list[Block]:
     return [section("*The ways there are*\n" + listing(map(story.option_line, first), ROOM))] if options else []
 
 
+def _better_way(view: View) -> list[Block]:
+    """Before the buttons only when it is not what the buttons are about."""
+    return _options(view) if _another_is_better(view) else []
+
+
+def _other_ways(view: View) -> list[Block]:
+    return [] if _another_is_better(view) else _options(view)
+
+
+def _another_is_better(view: View) -> bool:
+    plan = view.run.plan
+    return plan is not None and any(each.recommended and each.name != plan.strategy for each in plan.options)
+
+
 def _ways_left(view: View) -> list[Block]:
     """After a copy proved the downgrade wrong."""
     plan = view.run.plan
@@ -212,7 +226,7 @@ def _in_the_way(view: View) -> list[Block]:
 _ORDER: Mapping[State, Sequence[Callable[[View], list[Block]]]] = {
     State.PLANNING: (_asking, _buttons),
     State.REHEARSING: (_buttons, _steps, _asking, _remarks, _what, _ticks),
-    State.AWAITING_APPROVAL: (_remarks, _what, _showed, _options, _seats, _asking, _advice, _buttons, _details, _steps, _ticks),
+    State.AWAITING_APPROVAL: (_remarks, _what, _showed, _better_way, _seats, _asking, _advice, _buttons, _other_ways, _details, _steps, _ticks),
     State.RUNNING: (_steps, _buttons, _seats, _asking, _what),
     State.NEEDS_DECISION: (_buttons, _in_the_way, _steps, _seats, _asking, _what),
     State.REFUSED: (_ways_left, _steps, _asking, _what),

@@ -132,7 +132,10 @@ async def _writes(target: TargetParts, plan: Plan, rehearsal: Rehearsal) -> list
         return []
     tables = list(dict.fromkeys(one.table for one in rehearsal.loss if one.table))
     found = await target.database.written_since(plan.version_table, plan.version_table_schema, tables[:10])
-    return [f"Written to {table} since {plan.from_}: {says}." for table, says in found.items()]
+    by_answer: dict[str, list[str]] = {}
+    for table, says in found.items():
+        by_answer.setdefault(says, []).append(table)
+    return [f"Written since {plan.from_} to {', '.join(tables)}: {says}." for says, tables in by_answer.items()]
 
 
 async def _queries_run(target: TargetParts, losses: Iterable[Loss]) -> None:
