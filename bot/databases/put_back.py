@@ -6,6 +6,7 @@ What is a conflict, and is left alone and named:
 - the schema moved on: a table, column, label or type that it needs isn't there or doesn't hold it;
 - a constraint or trigger of the database refuses it, or changes it.
 What the upgrade computed by itself is no conflict: the archived value wins, NULL too. Rows that are new since keep what they have.
+Of `values` and `enum`, what a person wrote since into that very column, and nothing else of the row, can't be told from it: the archived value wins.
 """
 
 # ruff: noqa: S608  names are quoted here, or by the server
