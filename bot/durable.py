@@ -150,10 +150,15 @@ class World:
         return replace(self, target=replace(self.target, database=database))
 
     async def may_begin(self) -> bool:
+        """The last look before the tool is told to begin. Raises StepFailed when a writer is there."""
         run = await self.journal.run(self.run)
         last = run.last_attempt(self.step)
         mine = last is not None and last.attempt == self.attempt and last.state is AttemptState.INTENDED
-        return mine and (run.state is State.REHEARSING if self.rehearsing else run.digest == self.plan.digest())
+        if self.rehearsing:
+            return mine and run.state is State.REHEARSING
+        if self.target.platform.stops:
+            await self.target.platform.prove_stopped(self)  # in the same second as the destruction (databases.md F8)
+        return mine and run.digest == self.plan.digest()
 
     async def remember(self, **facts: Any) -> None:
         await self.journal.remember(self.run, self.step, self.attempt, facts)

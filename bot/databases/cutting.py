@@ -83,7 +83,7 @@ async def analyze(copy: Connect) -> None:
         async with asyncio.TaskGroup() as group:
             for _ in range(min(_SESSIONS, os.cpu_count() or 1, len(waiting))):
                 group.create_task(_analyze(copy, waiting))
-    except ExceptionGroup as failed:
+    except ExceptionGroup as failed:  # the group's wrapping alone: the first error is what happened, the others follow from it
         raise failed.exceptions[0] from failed
 
 

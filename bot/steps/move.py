@@ -44,8 +44,6 @@ async def move(world: World, work: Callable[[], Awaitable[Mapping[str, Any]]]) -
     if stands != heads(plan.from_):
         raise StepFailed(f"the database stands at {', '.join(stands) or 'base'}, not at {plan.from_}: somebody moved it. Nothing was executed")
     await world.remember(**await _stock(world))
-    if world.target.platform.stops:
-        await world.target.platform.prove_stopped(world)
     facts = await work()
     stands = await database.heads(plan.version_table, plan.version_table_schema)
     if stands != heads(plan.to):

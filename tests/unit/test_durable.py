@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import datetime as dt
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from bot.durable import Evidence, Happened, OnCrash, Probed, World, application, step
-from bot.model import Attempt
+from bot.errors import StepFailed
+from bot.model import Attempt, AttemptState, State
 from bot.steps import STEPS
 
 GOOD: dict[str, Any] = {"on_crash": OnCrash.RERUN, "timeout": dt.timedelta(seconds=1), "destructive": False, "says": "do it"}
@@ -58,3 +60,26 @@ def test_what_destroys_is_probed_or_asked_about_and_never_simply_done_again() ->
 def test_the_name_of_an_attempts_sessions_fits_into_postgres() -> None:
     assert application("r234567", "check_preconditions", 12) == "backout/r234567/check_preconditions/12"
     assert len(application("r" * 60, "check_preconditions", 12)) == 63
+
+
+async def test_the_writers_are_looked_for_in_the_last_moment_before_the_tool_is_told_to_begin() -> None:
+    class Somebody:
+        stops = True
+
+        async def prove_stopped(self, work: object) -> None:
+            raise StepFailed("somebody is still in")
+
+    class Journal:
+        async def run(self, run: str) -> SimpleNamespace:
+            return SimpleNamespace(last_attempt=lambda _: SimpleNamespace(attempt=1, state=AttemptState.INTENDED), digest="d", state=State.RUNNING)
+
+    plan = SimpleNamespace(digest=lambda: "d")
+    world = SimpleNamespace(
+        journal=Journal(), run="r1", step="downgrade", attempt=1, plan=plan, rehearsing=False, target=SimpleNamespace(platform=Somebody())
+    )
+    with pytest.raises(StepFailed, match="somebody is still in"):
+        await World.may_begin(cast("World", world))
+    world.target.platform.stops = False
+    assert await World.may_begin(cast("World", world)) is True
+    world.plan = SimpleNamespace(digest=lambda: "another")
+    assert await World.may_begin(cast("World", world)) is False
