@@ -13,7 +13,7 @@ from typing import Any
 from bot.backups.archives import StoredArchives
 from bot.databases.archive import archive, prove_archive
 from bot.evidence import Loss
-from bot.model import Connect
+from bot.place import Connect
 from bot.stores.directory import DirectoryStore
 
 

@@ -17,7 +17,7 @@ import psycopg
 from psycopg import sql
 
 from bot.embedded import EmbeddedPostgres, binaries
-from bot.model import Connect
+from bot.place import Connect
 from bot.process import run
 from bot.settings import inherited
 from playground import shop

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from bot.errors import ConfigError
-from bot.model import Connect
+from bot.place import Connect
 
 _SSLMODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 

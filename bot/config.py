@@ -18,7 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 from bot import policy, yamlfile
 from bot.errors import ConfigError
 from bot.evidence import LossClass
-from bot.model import Connect, Severity
+from bot.model import Severity
+from bot.place import Connect
 from bot.values import Boxes, Duration, Expectation, Id, Options, Platforms, Seats, Server, Size, Store, Url, WebAddress
 
 #: a target named like one of these could not be told from it in a command
@@ -175,6 +176,7 @@ class TargetConfig(Part):
     rehearsal: Rehearsal = Field(Rehearsal(), description="Bounds of the trial run on a copy.")
     verify: tuple[Check, ...] = Field((), description="Verifications that run after the downgrade.")
     health: Health | None = Field(None, description="Where the application says that it is well.")
+    watch: Duration = Field(_written("1m"), description="How long the application is watched once its services are back.")
     put_back: PutBackRules = Field(PutBackRules(), description="How an archive is put back.")
     questions: Boxes = Field(QUESTIONS, description="When not to roll back; shown on the card.")
     checklist: Boxes = Field(CHECKLIST, description="What to have done before; shown on the card.")

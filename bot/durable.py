@@ -11,8 +11,10 @@ from typing import Any, Protocol
 from bot.errors import BackoutError
 from bot.evidence import Rehearsal
 from bot.keeping import Archives, Backup
-from bot.model import Attempt, AttemptState, Connect, Plan, State
-from bot.ports import Clock, Database, Journal, MigrationTool, Platform, Scratches, Web
+from bot.model import Attempt, AttemptState, Plan, State
+from bot.place import Connect
+from bot.ports import Clock, Database, Journal, MigrationTool, Scratches, Web
+from bot.running import Platform
 
 
 class OnCrash(StrEnum):
@@ -96,6 +98,8 @@ class TargetParts:
     triggers: bool
     verify: tuple[SqlCheck, ...]
     health: HealthCheck | None
+    #: how long the application is watched once its services are back; nothing: not at all
+    watch: dt.timedelta
     #: how long a backup is kept after its run
     keep: dt.timedelta
     questions: tuple[str, ...]
@@ -133,12 +137,15 @@ class World:
     verification: Callable[[World], Awaitable[list[dict[str, Any]]]]
     #: the application's health, as a list of checks
     health: Callable[[World], Awaitable[list[dict[str, Any]]]]
+    #: one look at it: `ok`, `says`, `seconds`; raises StepFailed when there is no answer
+    health_now: Callable[[World], Awaitable[dict[str, Any]]]
     #: what will be lost, counted now; raises PlanChanged when it grew beyond what was approved
     counted_again: Callable[[], Awaitable[None]]
     #: the plan on a copy
     rehearsal: Callable[[World], Awaitable[Rehearsal]]
     changed: Callable[[], Awaitable[None]]
     rehearsing: bool = False
+    leaving: bool = False
     stopped: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -159,6 +166,10 @@ class World:
         if self.target.platform.stops:
             await self.target.platform.prove_stopped(self)  # in the same second as the destruction (databases.md F8)
         return mine and run.digest == self.plan.digest()
+
+    async def ending(self) -> bool:
+        """The run was cancelled meanwhile."""
+        return (await self.journal.run(self.run)).ending is not None
 
     async def remember(self, **facts: Any) -> None:
         await self.journal.remember(self.run, self.step, self.attempt, facts)

@@ -27,7 +27,7 @@ from types import TracebackType
 from bot import guardian
 from bot.errors import ConfigError, ProgramFailed, ProgramMissing
 from bot.guardian import postmaster
-from bot.model import Connect
+from bot.place import Connect
 from bot.process import Finished, run
 from bot.settings import inherited
 

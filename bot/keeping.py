@@ -1,4 +1,4 @@
-"""What is kept, as the flow and the steps need it: backups, archives, and the store they lie in. The other ports are in ports.py."""
+"""What is kept, as the flow and the steps need it: backups, archives, and the store they lie in. The other ports: running.py, ports.py."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from bot.evidence import BackupFile
-from bot.model import Connect, Plan
+from bot.model import Plan
+from bot.place import Connect
 
 
 class Work(Protocol):
@@ -22,6 +23,8 @@ class Work(Protocol):
     rehearsing: bool
     #: what stop_writers wrote down, so that exactly that is started again; empty when it had not begun
     stopped: Mapping[str, Any]
+    #: the run heads for its end: what can be started is started, whatever else fails
+    leaving: bool
 
     @property
     def application(self) -> str:

@@ -6,11 +6,11 @@ import datetime as dt
 from collections.abc import Iterable
 from enum import StrEnum
 from typing import Any, Literal
-from urllib.parse import quote
 
 from pydantic import Field
 
 from bot.evidence import Loss, LossClass, Noun, Rehearsal, digest_of, spelled
+from bot.place import Identity
 
 
 class State(StrEnum):
@@ -81,59 +81,6 @@ class History(Noun):
     one_transaction: bool = False
     #: things a reader of the card should know, e.g. a statement that a read-only session refused
     remarks: tuple[str, ...] = ()
-
-
-class Identity(Noun):
-    """Which database this is. `started` is the postmaster's start, `timeline` changes on failover."""
-
-    system: str
-    timeline: int
-    oid: int
-    database: str
-    version: int
-    started: str
-    in_recovery: bool = False
-
-    def same_database(self, other: Identity) -> bool:
-        """Restarts aside: the same bytes on the same timeline (databases.md F14)."""
-        mine = (self.system, self.timeline, self.oid, self.database, self.in_recovery)
-        return mine == (other.system, other.timeline, other.oid, other.database, other.in_recovery)
-
-
-class Connect(Noun):
-    """Where a database is and who enters. Never stored, never shown."""
-
-    host: str
-    port: int
-    user: str
-    password: str = Field(default="", repr=False)
-    database: str
-    sslmode: str | None = None
-
-    def url(self, scheme: str = "postgresql") -> str:
-        secret = f":{quote(self.password, safe='')}" if self.password else ""
-        tail = f"?sslmode={self.sslmode}" if self.sslmode else ""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{scheme}://{quote(self.user, safe='')}{secret}@{host}:{self.port}/{quote(self.database, safe='')}{tail}"
-
-
-class Session(Noun):
-    """A session on the target's server. `age` in seconds since its transaction began, None when the role may not see it."""
-
-    pid: int
-    user: str | None = None
-    application: str = ""
-    state: str | None = None
-    age: float | None = None
-    query: str = ""
-
-
-class Answer(Noun):
-    """Rows of a verification query; values are JSON (dates and numerics as text)."""
-
-    columns: tuple[str, ...]
-    rows: tuple[tuple[Any, ...], ...]
-    truncated: bool = False
 
 
 class Undone(Noun):

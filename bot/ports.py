@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from pathlib import Path
 from typing import Any, Protocol
 
 from bot.errors import Refusal
 from bot.evidence import Archive, BackupFile, Loss, Part, PutBack, Snapshot, Touched
 from bot.keeping import ArchiveSink, ArchiveSource, Work
-from bot.model import Alarm, Answer, Attempt, Connect, Delivery, Event, History, Identity, Person, Plan, Request, Run, Session, State, View
+from bot.model import Alarm, Attempt, Delivery, Event, History, Plan, Request, Run, State
+from bot.place import Answer, Connect, Identity, Session
 
 Progress = Callable[[str], Awaitable[None]]
 
@@ -19,25 +19,6 @@ Progress = Callable[[str], Awaitable[None]]
 class Clock(Protocol):
     def now(self) -> dt.datetime: ...
     def monotonic(self) -> float: ...
-
-
-class Program(Protocol):
-    """A running program: one merged stream of stdout and stderr."""
-
-    pid: int
-
-    def output(self) -> AsyncIterator[bytes]: ...
-    async def send(self, data: bytes) -> None: ...
-    async def close_stdin(self) -> None: ...
-    async def wait(self) -> int: ...
-    async def kill(self) -> None:
-        """End the whole process group and see it gone."""
-
-
-class Runner(Protocol):
-    """Where a target's own programs run. Leaving the context kills what still runs. Raises ProgramMissing."""
-
-    def start(self, argv: Sequence[str], *, env: Mapping[str, str], directory: Path) -> AbstractAsyncContextManager[Program]: ...
 
 
 class Fence(Protocol):
@@ -199,29 +180,6 @@ class MigrationTool(Protocol):
         Raises StepFailed (the tool said no; nothing is known to have changed), OutcomeUnknown (the connection or the tool was lost)."""
 
 
-class Platform(Protocol):
-    """Where the application runs."""
-
-    kind: str
-    #: does it stop anybody? False: nothing can be promised about what is written meanwhile
-    stops: bool
-
-    async def ready(self) -> tuple[Refusal, ...]:
-        """What stands in its way right now; a warning is not in the way."""
-
-    async def stop_writers(self, work: Work) -> Mapping[str, Any]:
-        """What was there is remembered first, then stopped, then seen stopped. `says` is the line for people. Raises StepFailed."""
-
-    async def prove_stopped(self, work: Work) -> None:
-        """In the same second as the destruction. Raises StepFailed, which names who is still there."""
-
-    async def start_writers(self, work: Work) -> Mapping[str, Any]:
-        """Exactly what was stopped, as `work.stopped` says; twice is harmless. `says` is the line for people."""
-
-    async def entrance(self, work: Work) -> Connect | None:
-        """How the tool enters while writers are stopped; None: as always."""
-
-
 class Web(Protocol):
     async def get(self, url: str, *, timeout: dt.timedelta) -> tuple[int, bytes, float]:
         """Status, body (64 KiB at most), seconds. Raises StepFailed when there is no answer."""
@@ -323,6 +281,9 @@ class Journal(Protocol):
     async def durations(self, target: str, steps: Sequence[str], undone: Sequence[str]) -> tuple[float, ...]:
         """Seconds that earlier succeeded runs with the same revisions undone took for those steps."""
 
+    async def moved_by_itself(self, target: str) -> bool:
+        """Did the revision ever move after a rollback, without Backout?"""
+
     async def keep_backup(self, target: str, run: str, revision: str, file: BackupFile, until: dt.datetime) -> None: ...
     async def backups(self, target: str) -> tuple[Mapping[str, Any], ...]: ...
     async def forget_backup(self, target: str, name: str) -> None: ...
@@ -341,52 +302,3 @@ class Journal(Protocol):
         """A stored request was worked off: its payload is emptied, its key kept for a day."""
 
     async def ping(self) -> None: ...
-
-
-class Rollbacks(Protocol):
-    """The product, as the channel and the command line may use it (bot/rollback/flow.py).
-
-    Everything raises Denied (not yours) or Refusal (Backout would not), whose sentences are for the asking person alone; both are journaled.
-    """
-
-    async def request(self, request: Request) -> Run:
-        """Start a run: stored, planned in the background. Raises Refusal(run_in_progress, unknown_target, ...)."""
-
-    async def preview(self, target: str, rev: str, strategy: str = "downgrade") -> Plan:
-        """What a run would do; changes nothing."""
-
-    async def approve(self, run: str, digest: str, by: Person) -> None: ...
-    async def withdraw(self, run: str, by: Person) -> None: ...
-    async def may_reject(self, run: str, digest: str, by: Person) -> None:
-        """Asked before the form for the reason is opened."""
-
-    async def reject(self, run: str, digest: str, by: Person, reason: str) -> None: ...
-    async def cancel(self, run: str, by: Person) -> None: ...
-    async def decide(self, run: str, decision: str, by: Person) -> None:
-        """`decision`: retry, restore, leave or escalate."""
-
-    async def end_sessions(self, run: str, by: Person) -> None:
-        """End the sessions that are in the downgrade's way now; for whoever may decide."""
-
-    async def note(self, run: str, text: str, by: Person) -> None: ...
-    async def tick(self, run: str, items: Sequence[str], by: Person) -> None:
-        """The checklist's and the questions' boxes that are ticked now."""
-
-    async def view(self, run: str) -> View: ...
-    async def newest(self, *, channel: str | None = None, target: str | None = None) -> str | None:
-        """The newest open run there, else the newest."""
-
-    async def history(self, target: str, limit: int = 20) -> tuple[Run, ...]: ...
-    async def backups(self, target: str) -> tuple[Mapping[str, Any], ...]: ...
-    async def check(self, target: str) -> tuple[Refusal, ...]:
-        """What stands in the way of a rollback right now; empty when ready."""
-
-    async def report(self, run: str) -> str:
-        """The post-mortem as Markdown: the same bytes every time once the run has ended."""
-
-
-class People(Protocol):
-    """The command line's proof of who sits there."""
-
-    def prove(self, user: str, token: str | None) -> Person:
-        """Raises Denied."""

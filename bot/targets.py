@@ -11,13 +11,17 @@ from bot.config import Config, Rehearsal, TargetConfig, adapter_kind, adapter_se
 from bot.databases.door import Door
 from bot.databases.postgres import PostgresDatabase
 from bot.databases.scratch import ThrowawayScratches
+from bot.databases.strangers import Strangers
 from bot.durable import RehearsalRules, TargetParts
 from bot.embedded import binaries
 from bot.errors import ConfigError
-from bot.model import Connect
-from bot.platforms import PLATFORMS
-from bot.ports import Database, MigrationTool, Platform
+from bot.place import Connect
+from bot.platforms import ONCE, PLATFORMS, SERVICES
+from bot.platforms.services import ServicesPlatform
+from bot.platforms.several import Several
+from bot.ports import Database, MigrationTool
 from bot.runners import RUNNERS
+from bot.running import Platform
 from bot.settings import inherited
 from bot.stores import STORES
 from bot.throwaway import Throwaways
@@ -51,8 +55,8 @@ def target(config: Config, name: str, journal_system: str, home: Path) -> Target
         name=name, channels=part.channels, tool=tools.of(database), database=database,
         backup=backup_class(store, part.admin, backup_class.Settings(), embedded=binaries, waiters=database.waiters),
         archives=StoredArchives(store), platform=_platform(part, where), rehearsal=_rehearsal(part, tools, home), enter=enter,
-        triggers=part.put_back.triggers == "fire", verify=part.verify, health=part.health, keep=part.backups.keep, questions=part.questions,
-        checklist=part.checklist,
+        triggers=part.put_back.triggers == "fire", verify=part.verify, health=part.health, watch=part.watch, keep=part.backups.keep,
+        questions=part.questions, checklist=part.checklist,
     )  # fmt: skip
 
 
@@ -66,17 +70,26 @@ class _Tools:
         self._settings = adapter_settings(self._class.Settings, part.tool, f"{where}.tool").placed(base)
 
     def of(self, database: Database, extra: Mapping[str, str] | None = None) -> MigrationTool:
-        return self._class(self._settings, self._runner, database, inherited=inherited(), extra=extra or {})
+        return self._class(self._settings, self._runner, database, inherited=inherited() if self._runner.inherits else {}, extra=extra or {})
 
 
 def _platform(part: TargetConfig, where: str) -> Platform:
-    if len(part.platform) != 1:
-        raise ConfigError(f"{where}.platform: write one platform; lists come with the platforms that stop containers.")
-    platform_class = PLATFORMS[adapter_kind(part.platform[0], PLATFORMS, f"{where}.platform")]
     maintenance = part.admin.model_copy(update={"database": part.maintenance_database})
-    settings = adapter_settings(platform_class.Settings, part.platform[0], f"{where}.platform")
-    made: Platform = platform_class(settings, Door(maintenance, part.database))
-    return made
+    made: list[Platform] = []
+    for number, options in enumerate(part.platform):
+        place = f"{where}.platform" if len(part.platform) == 1 else f"{where}.platform[{number}]"
+        kind = adapter_kind(options, [*PLATFORMS, *SERVICES], place)
+        if kind in ONCE and len(part.platform) > 1 and (kind == "none" or kind in [one.kind for one in made]):
+            raise ConfigError(f"{place}: {kind} {'stands alone' if kind == 'none' else 'stands once'}. Take it out of the list.")
+        if kind in SERVICES:
+            services_class = SERVICES[kind]
+            settings = adapter_settings(services_class.Settings, options, place)
+            named = sum(one.kind == kind for one in made)
+            made.append(ServicesPlatform(services_class(settings), kind if not named else f"{kind} {named + 1}", settings))
+        else:
+            platform_class = PLATFORMS[kind]
+            made.append(platform_class(adapter_settings(platform_class.Settings, options, place), Door(maintenance, part.database)))
+    return made[0] if made[0].kind in ONCE and len(made) == 1 else Several(made, Strangers(maintenance, part.database.database))
 
 
 def _rehearsal(part: TargetConfig, tools: _Tools, home: Path) -> RehearsalRules:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from bot.embedded import EmbeddedPostgres, binaries
 from bot.errors import ConfigError, ProgramMissing
-from bot.model import Connect
+from bot.place import Connect
 from bot.process import run
 from bot.settings import inherited
 

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, Wi
 
 from bot.address import parse_url
 from bot.errors import ConfigError
-from bot.model import Connect
+from bot.place import Connect
 
 _DURATION = re.compile(r"([1-9]\d*)([smhd])")
 _SIZE = re.compile(r"([1-9]\d*)(MB|GB|TB)")

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from bot.ports import Clock, Journal, Rollbacks
+    from bot.asking import Rollbacks
+    from bot.ports import Clock, Journal
     from handlers.api import Slack
     from handlers.app import SlackApp
     from handlers.chat import SlackChat

@@ -17,8 +17,9 @@ from slack_bolt.authorization import AuthorizeResult
 from slack_bolt.response import BoltResponse
 from slack_sdk.web.async_client import AsyncWebClient
 
+from bot.asking import Rollbacks
 from bot.errors import ChatError, Denied, JournalDown, Refusal
-from bot.ports import Clock, Journal, Rollbacks
+from bot.ports import Clock, Journal
 from handlers import payload
 from handlers.api import TIMEOUT, RateLimited, Slack
 from handlers.buttons import Buttons, is_mention, is_note

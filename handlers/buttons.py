@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 
+from bot.asking import Rollbacks
 from bot.errors import ChatError, UsageError
 from bot.model import Person
-from bot.ports import Journal, Rollbacks
+from bot.ports import Journal
 from handlers import card, modals, payload
 from handlers.api import Slack
 from handlers.blocks import BOXES

@@ -7,9 +7,10 @@ import logging
 from contextlib import suppress
 from datetime import timedelta
 
+from bot.asking import Rollbacks
 from bot.errors import BackoutError, ChatError, JournalDown, Refusal
 from bot.model import Request, State
-from bot.ports import Clock, Journal, Rollbacks
+from bot.ports import Clock, Journal
 from handlers.api import Asker, RateLimited, Slack
 from handlers.courier import Courier
 from handlers.text import private

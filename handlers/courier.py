@@ -8,8 +8,9 @@ import logging
 from collections.abc import Mapping
 from dataclasses import replace
 
+from bot.asking import Rollbacks
 from bot.model import Delivery, Event, State, View
-from bot.ports import Clock, Journal, Rollbacks
+from bot.ports import Clock, Journal
 from handlers import card, thread
 from handlers.api import CLOSED, Declined, Slack, Unsure
 from handlers.blocks import Message, cut, section

@@ -7,9 +7,10 @@ import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict
 
+from bot.asking import Rollbacks
 from bot.errors import ChatError, Refusal, UsageError
 from bot.model import Request, Run, Severity
-from bot.ports import Clock, Journal, Rollbacks
+from bot.ports import Clock, Journal
 from handlers import answers, grammar, modals, payload
 from handlers.api import Slack
 from handlers.chat import SlackChat

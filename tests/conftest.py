@@ -16,7 +16,7 @@ import pytest
 from psycopg import sql
 
 from bot.embedded import EmbeddedPostgres
-from bot.model import Connect
+from bot.place import Connect
 
 hypothesis.settings.register_profile("backout", deadline=None)  # machines are shared: no test asserts a time
 hypothesis.settings.load_profile("backout")

@@ -18,7 +18,7 @@ import aiohttp
 import psycopg
 import yaml
 
-from bot.model import Connect
+from bot.place import Connect
 from playground.slack import SlackStandIn
 from tests.contract import projects
 

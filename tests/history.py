@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psycopg
 
-from bot.model import Connect
+from bot.place import Connect
 from tests.contract import projects
 
 

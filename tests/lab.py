@@ -17,7 +17,7 @@ from bot.app import App, opened
 from bot.databases.postgres import PostgresDatabase
 from bot.errors import Refusal
 from bot.evidence import Snapshot
-from bot.model import Connect
+from bot.place import Connect
 from bot.settings import Settings
 from tests import harness
 from tests.contract import projects

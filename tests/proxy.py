@@ -7,7 +7,7 @@ import socket
 import struct
 from contextlib import suppress
 
-from bot.model import Connect
+from bot.place import Connect
 
 
 class Proxy:

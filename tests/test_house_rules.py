@@ -12,7 +12,7 @@ import pytest
 from pydantic import BaseModel
 
 from bot.config import Config
-from bot.model import Connect
+from bot.place import Connect
 from bot.tools import TOOLS
 
 ROOT = Path(__file__).parents[1]
@@ -43,7 +43,7 @@ def test_nothing_is_left_to_do_in_product_code() -> None:
 
 def promised_codes() -> set[str]:
     lists = CODES.findall((ROOT / "docs/contract.md").read_text())
-    assert len(lists) == 2
+    assert len(lists) >= 2
     return set(re.findall(r"[a-z_]+", " ".join(re.findall(r"`([^`]*)`", " ".join(lists)))))
 
 

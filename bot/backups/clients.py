@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bot.errors import ConfigError, ProgramMissing, Refusal
-from bot.model import Connect
+from bot.place import Connect
 from bot.process import run
 from bot.settings import inherited
 

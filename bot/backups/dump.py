@@ -18,7 +18,7 @@ from bot.backups.restoring import Said, lines
 from bot.errors import ProgramFailed, StepFailed
 from bot.evidence import BackupFile
 from bot.keeping import Store, Work
-from bot.model import Connect, Session
+from bot.place import Connect, Session
 from bot.process import Finished, redact, run, start
 from bot.settings import inherited
 

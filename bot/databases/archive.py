@@ -19,7 +19,7 @@ from bot.databases.table_facts import read_facts
 from bot.errors import StepFailed
 from bot.evidence import Loss, Part, Touched
 from bot.keeping import ArchiveSink, ArchiveSource
-from bot.model import Connect
+from bot.place import Connect
 from bot.ports import Progress
 
 _BLOCK = 1 << 20  # bytes

@@ -10,7 +10,7 @@ import asyncpg
 from bot.databases.connecting import CATALOG, Connection, connected, quoted, words
 from bot.errors import OutcomeUnknown, StepFailed
 from bot.evidence import Bounds
-from bot.model import Connect, Session
+from bot.place import Connect, Session
 
 _GONE = 30  # seconds for ended sessions to be gone
 _BUDGET = 5  # seconds to count a table's new rows

@@ -19,7 +19,7 @@ from bot.databases import acl, visitors
 from bot.databases.connecting import CATALOG, Connection, connected, quoted, words
 from bot.errors import StepFailed
 from bot.evidence import BackupFile
-from bot.model import Connect
+from bot.place import Connect
 
 _NAMES = re.compile(r"backout_[0-9a-f]{8}_[a-z_]+")
 _LONGEST = 63  # bytes of a name; Postgres cuts the rest off, and two names become one

@@ -10,7 +10,7 @@ import asyncpg
 from asyncpg.connect_utils import SessionAttribute
 
 from bot.errors import OutcomeUnknown, Refusal, StepFailed
-from bot.model import Connect
+from bot.place import Connect
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"  # the class itself can not be subscripted at run time
 

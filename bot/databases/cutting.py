@@ -6,7 +6,7 @@ import asyncio
 import os
 
 from bot.databases.connecting import Connection, connected, quoted
-from bot.model import Connect
+from bot.place import Connect
 
 _WRITING = {"default_transaction_read_only": "off", "statement_timeout": "0", "lock_timeout": "30s", "search_path": "pg_catalog"}
 AT_MOST = 86_400.0  # seconds: the step's own deadline is shorter

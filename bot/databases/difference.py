@@ -20,7 +20,7 @@ from bot.databases.counting import Unit, leaves
 from bot.databases.merging import Part, Question
 from bot.databases.tables import READING, Column, Shape, Table, Tally, both, read_shapes, read_tables, same_bytes
 from bot.evidence import Loss, LossKind, Touched
-from bot.model import Connect
+from bot.place import Connect
 
 Progress = Callable[[str], Awaitable[None]]
 

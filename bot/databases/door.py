@@ -19,7 +19,7 @@ from bot.databases.key import Key
 from bot.databases.may_close import Here
 from bot.errors import Refusal, StepFailed
 from bot.evidence import Noun
-from bot.model import Connect
+from bot.place import Connect
 
 _WRITING = {**CATALOG, "default_transaction_read_only": "off"}
 _OURS = "backout/"  # so the application_name of every session of ours begins

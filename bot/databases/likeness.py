@@ -13,7 +13,7 @@ from typing import Any
 import asyncpg
 
 from bot.databases.connecting import CATALOG, Connection, connected, quoted, words
-from bot.model import Connect
+from bot.place import Connect
 
 _FACTS = """
 SELECT current_setting('server_version_num')::int AS version, pg_database_size(d.oid) AS size, pg_get_userbyid(d.datdba) AS owner,

@@ -20,7 +20,7 @@ from bot.databases.connecting import CATALOG, Connection, connected, pooler, quo
 from bot.errors import ConfigError, FenceLost, OutcomeUnknown, Refusal, StepFailed
 from bot.evidence import Archive, BackupFile, Loss, Part, PutBack, Snapshot, Touched
 from bot.keeping import ArchiveSink, ArchiveSource
-from bot.model import Answer, Connect, Identity, Session
+from bot.place import Answer, Connect, Identity, Session
 from bot.ports import Progress
 
 ROWS = 100  # shown of a verification query's answer

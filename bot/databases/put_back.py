@@ -25,7 +25,7 @@ from bot.databases.table_facts import advance, give_back, went_back
 from bot.databases.unlocked import Unlocked
 from bot.evidence import Archive, Part, PutBack
 from bot.keeping import ArchiveSource
-from bot.model import Connect
+from bot.place import Connect
 from bot.ports import Progress
 
 _ALTERED = "A trigger or a rule of the table changed it or kept it out."

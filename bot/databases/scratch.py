@@ -18,7 +18,7 @@ from bot.databases.connecting import connected, quoted
 from bot.databases.likeness import Likeness
 from bot.errors import ConfigError, ProgramFailed, Refusal
 from bot.keeping import Work
-from bot.model import Connect
+from bot.place import Connect
 from bot.ports import Database, MigrationTool
 
 PREFIX = "scratch-"

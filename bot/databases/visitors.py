@@ -15,7 +15,7 @@ import asyncpg
 
 from bot.databases.connecting import Connection
 from bot.errors import OutcomeUnknown
-from bot.model import Session
+from bot.place import Session
 
 SHOWN = 10  # of those who are named
 _SETTLE = 10  # seconds for a session to finish its start

@@ -255,6 +255,16 @@ class PostgresJournal(Shelf):
             )  # fmt: skip
             return tuple(row["seconds"] for row in found)
 
+    async def moved_by_itself(self, target: str) -> bool:
+        async with self._transaction() as db:
+            return bool(
+                await db.fetchval(
+                    "select exists (select from backout.runs r join backout.attempts a on a.run = r.id"
+                    " where r.target = $1 and a.step = 'watch' and a.facts ? 'moved_by_itself')",
+                    target,
+                )
+            )
+
     async def set_alarm(self, alarm: Alarm) -> None:
         async with self._transaction() as db:
             await db.execute(_SET_ALARM, alarm.run, alarm.kind, alarm.due)

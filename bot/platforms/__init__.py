@@ -1,4 +1,4 @@
-"""Where the application runs."""
+"""Where the application runs: one file and one registry line each. What has services is a line in SERVICES."""
 
 from __future__ import annotations
 
@@ -8,3 +8,6 @@ from bot.platforms.database import DatabasePlatform
 from bot.platforms.none import NoPlatform
 
 PLATFORMS: dict[str, type[Any]] = {"none": NoPlatform, "database": DatabasePlatform}
+SERVICES: dict[str, type[Any]] = {}
+#: these may stand in a list once at most
+ONCE = frozenset(PLATFORMS)

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from bot.errors import Refusal
 from bot.keeping import Work
-from bot.model import Connect
+from bot.place import Connect
 
 
 class Door(Protocol):
@@ -27,6 +27,9 @@ class Door(Protocol):
 class DatabasePlatform:
     kind = "database"
     stops = True
+    has_services = False
+    migrates_on_start = False
+    rolls_back = False
 
     class Settings(BaseModel):
         model_config = ConfigDict(frozen=True, extra="forbid")
@@ -54,6 +57,15 @@ class DatabasePlatform:
 
     async def entrance(self, work: Work) -> Connect | None:
         return await self._door.entrance(work.run)
+
+    async def former(self) -> Mapping[str, Any]:
+        return {}
+
+    async def roll_back(self, former: Mapping[str, Any], work: Work) -> Mapping[str, Any]:
+        return {"says": ""}
+
+    async def logs(self, lines: int) -> Mapping[str, tuple[str, ...]]:
+        return {}
 
 
 def _of(work: Work) -> Mapping[str, Any]:

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from bot.errors import Refusal
 from bot.keeping import Work
-from bot.model import Connect
+from bot.place import Connect
 
 
 class NoPlatform:
@@ -17,6 +17,9 @@ class NoPlatform:
 
     kind = "none"
     stops = False
+    has_services = False
+    migrates_on_start = False
+    rolls_back = False
 
     class Settings(BaseModel):
         model_config = ConfigDict(frozen=True, extra="forbid")
@@ -39,3 +42,12 @@ class NoPlatform:
 
     async def entrance(self, work: Work) -> Connect | None:
         return None
+
+    async def former(self) -> Mapping[str, Any]:
+        return {}
+
+    async def roll_back(self, former: Mapping[str, Any], work: Work) -> Mapping[str, Any]:
+        return {"says": ""}
+
+    async def logs(self, lines: int) -> Mapping[str, tuple[str, ...]]:
+        return {}

@@ -302,11 +302,13 @@ class Executor:
             replan=replanned,
             verification=verify.verification,
             health=verify.health_checks,
+            health_now=verify.health_now,
             counted_again=counted_again,
             rehearsal=rehearse.rehearse,
             changed=changed,
             rehearsing=run.state is State.REHEARSING,
-            stopped={key: value for a in run.attempts if a.step == "stop_writers" for key, value in a.facts.items()},
+            leaving=run.ending is not None,
+            stopped=_noted(run),
         )
         connect = await target.platform.entrance(world) if _stopped(run) and step.name != "start_writers" else None
         if connect is not None:
@@ -341,6 +343,17 @@ def _stopped(run: Run) -> bool:
     """Writers are stopped, or may be: in this round, and not started since."""
     steps = [a.step for a in run.current if a.step == "stop_writers" or (a.step == "start_writers" and a.state is AttemptState.DONE)]
     return bool(steps) and steps[-1] == "stop_writers"
+
+
+def _noted(run: Run) -> dict[str, object]:
+    """What was written down of the writers since they were last started, in whatever round."""
+    noted: dict[str, object] = {}
+    for attempt in run.attempts:
+        if attempt.step == "stop_writers":
+            noted |= attempt.facts
+        elif attempt.step == "start_writers" and attempt.state is AttemptState.DONE:
+            noted = {}
+    return noted
 
 
 def _wanted(run: Run, step: Step) -> bool:

@@ -6,7 +6,8 @@ import datetime as dt
 from collections.abc import Iterable, Mapping
 
 from bot.evidence import Loss, Snapshot, digest_of
-from bot.model import Identity, Plan
+from bot.model import Plan
+from bot.place import Identity
 from bot.ports import Database
 from bot.rollback import loss
 

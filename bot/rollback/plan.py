@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from bot.durable import TargetParts
 from bot.errors import ProgramFailed, Refusal, StepFailed
@@ -64,7 +64,7 @@ async def _plan(target: TargetParts, history: History, journal: Journal, moved: 
     identity = await target.database.identity()
     await target.backup.ready(identity.version)
     method = "dump" if not target.platform.stops or await target.database.may_clone() else "clone"
-    steps = _steps(target, str(known["strategy"]), method)
+    steps = _steps(target, str(known["strategy"]), method, await _former(target, str(known["strategy"]), journal))
     rehearsed, why_not = await _rehearsed(target)
     return Plan.model_validate({
         "target": target.name,
@@ -82,13 +82,32 @@ async def _plan(target: TargetParts, history: History, journal: Journal, moved: 
     })  # fmt: skip
 
 
-def _steps(target: TargetParts, strategy: str, method: str) -> tuple[PlanStep, ...]:
+def _steps(target: TargetParts, strategy: str, method: str, former: Mapping[str, object]) -> tuple[PlanStep, ...]:
     there = ["archive", "downgrade", *(["reconcile"] if method == "clone" else [])] if strategy == "downgrade" else ["upgrade", "put_back"]
     stops = target.platform.stops
-    names = ["check_preconditions", *(["stop_writers"] if stops else []), "restore_point", *there, "verify", "start_writers"]
+    names = ["check_preconditions", *(["stop_writers"] if stops else []), "restore_point", *there, "verify"]
+    names += [*(["roll_back_application"] if former else []), "start_writers"]
     if stops and target.health is not None:
         names.append("look_at_health")
-    return tuple(PlanStep(name=name, params={"method": method} if name == "restore_point" else {}) for name in names)
+    if target.platform.has_services:
+        names.append("watch")
+    params: dict[str, dict[str, object]] = {"restore_point": {"method": method}, "roll_back_application": {"former": former}}
+    return tuple(PlanStep(name=name, params=params.get(name, {})) for name in names)
+
+
+async def _former(target: TargetParts, strategy: str, journal: Journal) -> Mapping[str, object]:
+    """What the application is made again. Raises Refusal(no_former_application) where that is asked for, and there is nothing it was."""
+    wanted = target.platform.rolls_back
+    if strategy != "downgrade" or not (wanted or await journal.moved_by_itself(target.name)):
+        return {}
+    former = await target.platform.former()
+    if wanted and not former:
+        raise Refusal(
+            "no_former_application",
+            f"The application of {target.name} is to be rolled back too, but there is nothing it was before.",
+            "Deploy the former version, or take roll_back and migrates_on_start out of its platform in backout.yml.",
+        )
+    return former
 
 
 async def _rehearsed(target: TargetParts) -> tuple[bool, str]:
@@ -178,7 +197,7 @@ def _one_transaction(history: History, undone: tuple[Revision, ...]) -> bool:
 
 async def _expected(target: str, steps: tuple[PlanStep, ...], undone: tuple[Revision, ...], journal: Journal) -> float | None:
     """Median seconds of earlier succeeded runs that undid the same revisions; None: not measured yet."""
-    earlier = await journal.durations(target, [step.name for step in steps], [one.revision for one in undone])
+    earlier = await journal.durations(target, [step.name for step in steps if step.name != "watch"], [one.revision for one in undone])
     return round(statistics.median(earlier), 1) if earlier else None
 
 
@@ -187,4 +206,6 @@ def _remarks(target: TargetParts, method: str) -> list[str]:
         said = ["The restore point is a clone: nobody can connect while it is made."] if method == "clone" else []
     else:
         said = ["Nobody is stopped (platform: none): what is written during the run may be lost and can't be counted."]
+    if target.platform.migrates_on_start:
+        said.append("Freeze deploys until this is over: the application upgrades the database when it starts.")
     return said

@@ -17,7 +17,8 @@ from typing import Any
 from bot.durable import World
 from bot.errors import StepFailed
 from bot.evidence import Loss, Snapshot
-from bot.model import Answer, Attempt
+from bot.model import Attempt
+from bot.place import Answer
 
 Check = dict[str, Any]
 
@@ -70,6 +71,16 @@ async def health_checks(world: World) -> list[Check]:
             return [check("health", ok, says)]
         await world.progress(f"health: {says}; looking again")
         await asyncio.sleep(_LOOK_EVERY)
+
+
+async def health_now(world: World) -> dict[str, Any]:
+    """One look: `ok`, `says`, `seconds`. Raises StepFailed when there is no answer; only for a target with `health`."""
+    wanted = world.target.health
+    if wanted is None:
+        raise StepFailed("the target names no health address")
+    status, body, seconds = await world.web.get(wanted.url, timeout=dt.timedelta(seconds=10))
+    ok, says = health(status, body, seconds, wanted.expected)
+    return {"ok": ok, "says": says, "seconds": seconds}
 
 
 def check(name: str, ok: bool | None, says: str, *, blocking: bool = True, before: str = "", after: str = "") -> Check:

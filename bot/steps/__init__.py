@@ -12,15 +12,17 @@ from bot.steps.put_back import put_back
 from bot.steps.reconcile import reconcile
 from bot.steps.rehearse import rehearse
 from bot.steps.restore_point import restore_point
+from bot.steps.roll_back_application import roll_back_application
 from bot.steps.start_writers import start_writers
 from bot.steps.stop_writers import stop_writers
 from bot.steps.upgrade import upgrade
 from bot.steps.verify import verify
+from bot.steps.watch import watch
 
 STEPS: dict[str, Step] = {
     step.name: step
     for step in (
         back_up, rehearse, check_preconditions, stop_writers, restore_point, archive, downgrade, reconcile, upgrade, put_back, verify,
-        start_writers, look_at_health,
+        roll_back_application, start_writers, look_at_health, watch,
     )
 }  # fmt: skip

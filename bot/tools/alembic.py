@@ -13,7 +13,8 @@ from typing import Any
 
 from bot.keeping import Work
 from bot.model import History
-from bot.ports import Database, Runner
+from bot.ports import Database
+from bot.running import Runner
 from bot.tools.alembic_moving import Move, Order
 from bot.tools.alembic_program import HelperProgram
 from bot.tools.alembic_reading import read

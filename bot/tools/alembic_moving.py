@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from bot.errors import BackoutError, OutcomeUnknown, ProgramMissing, StepFailed
 from bot.keeping import Work
-from bot.ports import Program
+from bot.running import Program
 from bot.tools.alembic_program import HelperProgram, spelled
 from bot.tools.alembic_words import failure, refusal
 from bot.tools.frames import Frame

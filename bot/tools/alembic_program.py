@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from bot.ports import Database, Program, Runner
+from bot.ports import Database
 from bot.process import redact
+from bot.running import Program, Runner
 from bot.tools import alembic_helper
 from bot.tools.alembic_settings import AlembicSettings
 from bot.tools.frames import Frame, Frames
@@ -36,6 +37,7 @@ class HelperProgram:
         self.settings, self.database = settings, database
         self._runner, self._inherited, self._extra = runner, inherited, extra
         self._on_a_copy = REHEARSAL in extra
+        self._connect = runner.seen(database.tool, copy=self._on_a_copy)
         password = database.tool.password
         self._secrets = tuple({password, quote(password, safe="")} - {""})
 
@@ -49,6 +51,8 @@ class HelperProgram:
                 [_absolute(self.settings.python), "-c", _HELPER],
                 env=self._environment(application, nonce),
                 directory=self.settings.directory.absolute(),
+                name=application,
+                copy=self._on_a_copy,
             ) as program:
                 await program.send(json.dumps({**common, **request}).encode() + b"\n")
                 async for data in program.output():
@@ -59,7 +63,7 @@ class HelperProgram:
             trace.alien = frames.alien
 
     def _environment(self, application: str, nonce: str) -> dict[str, str]:
-        tool = self.database.tool
+        tool = self._connect
         asked = {name: self._filled(text) for name, text in {**self.settings.env, **self._extra}.items()}
         secret = tool.model_dump(include={"host", "port", "user", "password", "database", "sslmode"})
         # PGAPPNAME names the sessions that user code opens past SQLAlchemy, so that they can be found and ended.
@@ -67,7 +71,7 @@ class HelperProgram:
         return {**known, **asked, "BACKOUT_NONCE": nonce, "BACKOUT_CONNECT": json.dumps(secret)}
 
     def _filled(self, template: str) -> str:
-        tool = self.database.tool
+        tool = self._connect
         values = {name: str(getattr(tool, name)) for name in _KEEPS_PLACE - {"url"}}
         if "://" in template:
             values = {name: f"[{value}]" if name == "host" and ":" in value else quote(value, safe="") for name, value in values.items()}

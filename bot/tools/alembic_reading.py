@@ -8,7 +8,8 @@ from typing import Any
 
 from bot.errors import ProgramMissing, Refusal
 from bot.model import History, Revision
-from bot.ports import Database, Program
+from bot.ports import Database
+from bot.running import Program
 from bot.tools.alembic_program import HelperProgram, spelled
 from bot.tools.alembic_words import failure, refusal
 from bot.tools.frames import Frame

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from bot.model import Session
+from bot.place import Session
 from bot.tools.frames import Frame
 from bot.tools.locks import Locks
 

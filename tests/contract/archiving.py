@@ -12,7 +12,7 @@ from bot.databases.archive import archive, prove_archive
 from bot.databases.pieces import PINNED
 from bot.databases.put_back import put_back
 from bot.evidence import Archive, Loss, LossKind, PutBack
-from bot.model import Connect
+from bot.place import Connect
 from bot.stores.directory import DirectoryStore
 from tests.contract.servers import execute, session
 

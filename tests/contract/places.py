@@ -15,7 +15,7 @@ from typing import Any
 from bot.databases.connecting import quoted
 from bot.databases.door import Door
 from bot.embedded import EmbeddedPostgres
-from bot.model import Connect
+from bot.place import Connect
 from tests.contract.servers import execute, session
 
 

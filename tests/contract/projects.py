@@ -10,7 +10,8 @@ from pathlib import Path
 
 import psycopg
 
-from bot.model import Connect, Identity, Plan, Undone
+from bot.model import Plan, Undone
+from bot.place import Connect, Identity
 
 INI = """[alembic]
 script_location = {folder}

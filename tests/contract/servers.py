@@ -19,7 +19,7 @@ from bot import embedded
 from bot.databases.postgres import PostgresDatabase
 from bot.embedded import EmbeddedPostgres, binaries
 from bot.errors import Refusal
-from bot.model import Connect
+from bot.place import Connect
 from bot.process import run
 from bot.settings import inherited
 

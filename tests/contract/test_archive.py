@@ -16,7 +16,7 @@ from bot.databases.archive import archive, prove_archive
 from bot.errors import StepFailed
 from bot.evidence import BackupFile
 from bot.keeping import ArchiveSource
-from bot.model import Connect
+from bot.place import Connect
 from bot.stores.directory import DirectoryStore
 from tests.conftest import MakeDatabase
 from tests.contract.archiving import Shelf, lost, quiet

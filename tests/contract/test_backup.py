@@ -26,7 +26,8 @@ from bot.databases.postgres import PostgresDatabase
 from bot.durable import application
 from bot.embedded import binaries
 from bot.errors import ConfigError, Refusal, StepFailed
-from bot.model import Connect, Plan, Session
+from bot.model import Plan
+from bot.place import Connect, Session
 from bot.process import run
 from bot.settings import inherited
 from bot.stores import STORES

@@ -12,7 +12,7 @@ from bot.databases.bounds import bounds, end, holders, objections, remarks, wait
 from bot.databases.connecting import CONTROL
 from bot.errors import StepFailed
 from bot.evidence import Bounds
-from bot.model import Connect
+from bot.place import Connect
 from tests.conftest import MakeDatabase
 from tests.contract.servers import Open, execute, session
 from tests.contract.test_scratch import home, production

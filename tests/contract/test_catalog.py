@@ -9,7 +9,7 @@ from bot.databases.catalog import counts
 from bot.databases.connecting import CATALOG, connected
 from bot.databases.postgres import PostgresDatabase
 from bot.errors import StepFailed
-from bot.model import Connect
+from bot.place import Connect
 from tests.conftest import MakeDatabase
 from tests.contract.servers import Open, database_of, execute, session
 

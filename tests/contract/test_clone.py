@@ -14,7 +14,7 @@ from bot.databases import clone as clones
 from bot.databases.connecting import quoted
 from bot.errors import StepFailed
 from bot.evidence import BackupFile
-from bot.model import Connect
+from bot.place import Connect
 from tests.contract.places import Place, place, running
 from tests.contract.servers import execute, session
 

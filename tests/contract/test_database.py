@@ -12,7 +12,7 @@ from bot.address import parse_url
 from bot.databases.connecting import connected
 from bot.databases.postgres import PostgresDatabase, pooled
 from bot.errors import ConfigError, FenceLost, OutcomeUnknown, StepFailed
-from bot.model import Connect
+from bot.place import Connect
 from tests.conftest import MakeDatabase
 from tests.contract.servers import TransactionPooler, database_of, execute, physical_copy, refused, session
 

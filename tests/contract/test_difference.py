@@ -13,7 +13,7 @@ from bot.databases.difference import lost_since, recount
 from bot.databases.merging import Part, Question, answer
 from bot.databases.tables import READING, read_shapes, read_tables
 from bot.evidence import Loss
-from bot.model import Connect
+from bot.place import Connect
 from tests.conftest import MakeDatabase
 from tests.contract.servers import execute, session
 

@@ -15,7 +15,7 @@ import pytest
 from bot.databases import door
 from bot.databases.connecting import quoted
 from bot.errors import OutcomeUnknown, Refusal, StepFailed
-from bot.model import Connect
+from bot.place import Connect
 from bot.platforms import PLATFORMS
 from bot.platforms.database import DatabasePlatform
 from bot.platforms.none import NoPlatform

@@ -22,7 +22,7 @@ from bot import embedded
 from bot.embedded import EmbeddedPostgres, binaries
 from bot.errors import ConfigError
 from bot.guardian import postmaster
-from bot.model import Connect
+from bot.place import Connect
 
 AS_ROOT = os.geteuid() == 0
 USER = """

@@ -14,7 +14,8 @@ from bot.errors import Refusal, TransitionRefused
 from bot.evidence import Archive, BackupFile, Rehearsal
 from bot.journal.migrate import migrate
 from bot.journal.postgres import PostgresJournal
-from bot.model import ENDS, Alarm, Attempt, AttemptState, Delivery, Identity, Person, Plan, PlanStep, Request, Severity, State, Undone
+from bot.model import ENDS, Alarm, Attempt, AttemptState, Delivery, Person, Plan, PlanStep, Request, Severity, State, Undone
+from bot.place import Identity
 
 REQUEST = Request(target="shop", rev="0004", reason="checkout is down", severity=Severity.HIGH, by=Person(id="U0DEV"), channel="C0INCIDENT")
 PLAN = Plan(

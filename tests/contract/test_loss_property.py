@@ -15,7 +15,7 @@ from psycopg import sql
 
 from bot.databases.difference import lost_since
 from bot.evidence import Loss
-from bot.model import Connect
+from bot.place import Connect
 
 #: type -> values of it, as SQL writes them
 VALUES = {

@@ -20,7 +20,8 @@ import pytest
 from bot.databases.postgres import PostgresDatabase
 from bot.durable import application
 from bot.errors import OutcomeUnknown, Refusal, StepFailed
-from bot.model import Connect, Plan
+from bot.model import Plan
+from bot.place import Connect
 from bot.runners.local import LocalRunner
 from bot.settings import inherited
 from bot.tools.alembic import AlembicTool
@@ -697,7 +698,8 @@ async def test_a_cancellation_ends_the_work_at_the_target(shop: Shop) -> None:
 BOT = """
 import asyncio, json, sys
 from bot.databases.postgres import PostgresDatabase
-from bot.model import Connect, Plan
+from bot.model import Plan
+from bot.place import Connect
 from bot.runners.local import LocalRunner
 from bot.settings import inherited
 from bot.tools.alembic import AlembicTool

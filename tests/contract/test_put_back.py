@@ -8,7 +8,7 @@ import pytest
 
 from bot.errors import StepFailed
 from bot.evidence import PutBack
-from bot.model import Connect
+from bot.place import Connect
 from tests.conftest import MakeDatabase
 from tests.contract.archiving import Shelf, lost
 

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bot.databases.pieces import PINNED, text_of
-from bot.model import Connect
+from bot.place import Connect
 from tests.contract.archiving import Shelf, lost
 from tests.contract.servers import execute, session
 

@@ -27,7 +27,7 @@ from bot.databases.scratch import _CONNECTIONS, ThrowawayScratches, _refuse_too_
 from bot.embedded import EmbeddedPostgres
 from bot.errors import ProgramFailed, Refusal, StepFailed
 from bot.guardian import postmaster
-from bot.model import Connect
+from bot.place import Connect
 from bot.throwaway import Throwaways, installed
 from tests.conftest import MakeDatabase
 from tests.contract.servers import execute, refused, session
@@ -45,7 +45,7 @@ KILLED = """
 import asyncio, sys
 from pathlib import Path
 from bot.databases.scratch import ThrowawayScratches
-from bot.model import Connect
+from bot.place import Connect
 from bot.throwaway import Throwaways
 class Work: run = "r1"
 async def main():

@@ -21,7 +21,7 @@ from psycopg import sql
 
 from bot.databases.postgres import PostgresDatabase
 from bot.errors import OutcomeUnknown, Refusal, StepFailed
-from bot.model import Connect
+from bot.place import Connect
 from bot.runners.local import LocalRunner
 from bot.settings import inherited
 from bot.tools.alembic import AlembicTool

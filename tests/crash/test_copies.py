@@ -7,7 +7,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from bot.model import Connect
+from bot.place import Connect
 from tests.crash.world import journal_held, waits_in_the_journal
 from tests.harness import Bot
 from tests.scenario import parts

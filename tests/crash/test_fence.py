@@ -9,7 +9,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from bot.model import Connect
+from bot.place import Connect
 from tests.conftest import MakeDatabase
 from tests.contract import projects
 from tests.crash.conftest import MakeShop

@@ -16,7 +16,7 @@ import pytest
 
 from bot.embedded import EmbeddedPostgres
 from bot.guardian import postmaster
-from bot.model import Connect
+from bot.place import Connect
 from tests.crash.conftest import MakeShop
 from tests.crash.world import alive, approved, attempts, held, kill, programs, sessions, succeeded_once, waits_for_a_lock
 from tests.harness import Bot

@@ -15,7 +15,7 @@ from pathlib import Path
 import psycopg
 from psycopg import sql
 
-from bot.model import Connect
+from bot.place import Connect
 
 Name = tuple[str, str]  # kind and quoted name, as the card says them
 Losses = dict[Name, int]

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from bot.embedded import binaries
-from bot.model import Connect
+from bot.place import Connect
 from tests.conftest import MakeDatabase
 from tests.harness import Bot, configuration, workspace
 

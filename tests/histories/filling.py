@@ -16,7 +16,7 @@ from psycopg import sql
 from psycopg.rows import dict_row
 from psycopg.types.json import Json
 
-from bot.model import Connect
+from bot.place import Connect
 
 _COLUMNS = """
 SELECT c.oid AS table, c.relname, n.nspname, a.attname AS name, a.attnotnull AS required, t.typname AS type, a.attidentity <> '' OR

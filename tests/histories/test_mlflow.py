@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bot.model import Connect
+from bot.place import Connect
 from tests.histories.conftest import MakeStory
 from tests.histories.filling import fill
 from tests.histories.installed import Installed, installed

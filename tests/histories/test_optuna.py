@@ -8,7 +8,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from bot.model import Connect
+from bot.place import Connect
 from tests.histories.conftest import MakeStory
 from tests.histories.installed import Installed, installed
 from tests.histories.walk import Story

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from bot.embedded import EmbeddedPostgres
-from bot.model import Connect
+from bot.place import Connect
 from bot.throwaway import installed as servers
 from tests.histories.conftest import MakeStory
 from tests.histories.filling import fill

@@ -17,7 +17,8 @@ from psycopg import sql
 from bot import config as configuration
 from bot.app import opened
 from bot.errors import Refusal
-from bot.model import Connect, Plan
+from bot.model import Plan
+from bot.place import Connect
 from bot.settings import Settings
 from tests.harness import Bot
 from tests.histories import brute

@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from bot.model import Connect
+from bot.place import Connect
 from tests import history
 from tests.conftest import MakeDatabase
 from tests.harness import Bot, configuration

@@ -16,7 +16,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from bot.model import Connect
+from bot.place import Connect
 from bot.process import start
 from bot.settings import inherited
 from tests.conftest import MakeDatabase

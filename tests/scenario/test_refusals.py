@@ -14,7 +14,8 @@ from psycopg import sql
 
 from bot.databases.postgres import PostgresDatabase
 from bot.errors import Refusal
-from bot.model import Connect, Person, Request, Run, Severity
+from bot.model import Person, Request, Run, Severity
+from bot.place import Connect
 from tests.conftest import MakeDatabase
 from tests.contract import projects
 from tests.contract.projects import HEAD, UNTOUCHED, Script, env

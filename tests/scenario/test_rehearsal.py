@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 from bot.databases.postgres import PostgresDatabase
-from bot.model import Connect
+from bot.place import Connect
 from tests.harness import Bot
 from tests.history import SHOP
 from tests.scenario import parts

@@ -10,7 +10,7 @@ import asyncpg
 import psycopg
 import pytest
 
-from bot.model import Connect
+from bot.place import Connect
 from tests.harness import Bot
 from tests.history import SHOP
 from tests.scenario import parts

@@ -15,7 +15,6 @@ from bot.model import (
     AttemptState,
     Delivery,
     Event,
-    Identity,
     Option,
     Person,
     Plan,
@@ -30,6 +29,7 @@ from bot.model import (
     Undone,
     View,
 )
+from bot.place import Identity
 from bot.steps import STEPS
 
 NOON = dt.datetime(2026, 11, 20, 3, 0, tzinfo=dt.UTC)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from bot.evidence import Loss, LossClass, Rehearsal
-from bot.model import Identity, Plan, PlanStep, Undone
+from bot.model import Plan, PlanStep, Undone
+from bot.place import Identity
 from bot.rollback.hold import concerns, differences, grown
 from bot.rollback.loss import attributed, loss_class, resolved
 

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bot.evidence import Locked, Loss, LossClass, Ran, Rehearsal
-from bot.model import Attempt, AttemptState, Event, Identity, Option, Plan, PlanStep, Seat, State, Undone, View
+from bot.model import Attempt, AttemptState, Event, Option, Plan, PlanStep, Seat, State, Undone, View
+from bot.place import Identity
 from bot.rollback import proof
 from bot.rollback.markup import BLANK, code, plain
 from bot.rollback.report import ending, markdown, summary

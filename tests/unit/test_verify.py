@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bot.evidence import Loss, Snapshot
-from bot.model import Answer
+from bot.place import Answer
 from bot.rollback.verify import counts, health, judge, revision, schema
 
 JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), lambda inner: st.lists(inner, max_size=3), max_leaves=5)

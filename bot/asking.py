@@ -1,0 +1,58 @@
+"""The product, as the channel and the command line may use it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from bot.errors import Refusal
+from bot.model import Person, Plan, Request, Run, View
+
+
+class Rollbacks(Protocol):
+    """The product, as the channel and the command line may use it (bot/rollback/flow.py).
+
+    Everything raises Denied (not yours) or Refusal (Backout would not), whose sentences are for the asking person alone; both are journaled.
+    """
+
+    async def request(self, request: Request) -> Run:
+        """Start a run: stored, planned in the background. Raises Refusal(run_in_progress, unknown_target, ...)."""
+
+    async def preview(self, target: str, rev: str, strategy: str = "downgrade") -> Plan:
+        """What a run would do; changes nothing."""
+
+    async def approve(self, run: str, digest: str, by: Person) -> None: ...
+    async def withdraw(self, run: str, by: Person) -> None: ...
+    async def may_reject(self, run: str, digest: str, by: Person) -> None:
+        """Asked before the form for the reason is opened."""
+
+    async def reject(self, run: str, digest: str, by: Person, reason: str) -> None: ...
+    async def cancel(self, run: str, by: Person) -> None: ...
+    async def decide(self, run: str, decision: str, by: Person) -> None:
+        """`decision`: retry, restore, leave or escalate."""
+
+    async def end_sessions(self, run: str, by: Person) -> None:
+        """End the sessions that are in the downgrade's way now; for whoever may decide."""
+
+    async def note(self, run: str, text: str, by: Person) -> None: ...
+    async def tick(self, run: str, items: Sequence[str], by: Person) -> None:
+        """The checklist's and the questions' boxes that are ticked now."""
+
+    async def view(self, run: str) -> View: ...
+    async def newest(self, *, channel: str | None = None, target: str | None = None) -> str | None:
+        """The newest open run there, else the newest."""
+
+    async def history(self, target: str, limit: int = 20) -> tuple[Run, ...]: ...
+    async def backups(self, target: str) -> tuple[Mapping[str, Any], ...]: ...
+    async def check(self, target: str) -> tuple[Refusal, ...]:
+        """What stands in the way of a rollback right now; empty when ready."""
+
+    async def report(self, run: str) -> str:
+        """The post-mortem as Markdown: the same bytes every time once the run has ended."""
+
+
+class People(Protocol):
+    """The command line's proof of who sits there."""
+
+    def prove(self, user: str, token: str | None) -> Person:
+        """Raises Denied."""
