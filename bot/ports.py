@@ -52,6 +52,9 @@ class Database(Protocol):
     async def ask(self, sql: str) -> Answer:
         """Read-only, 30 s, as the target's `database` user, at most 100 rows. Raises StepFailed with the server's words."""
 
+    async def strangers(self) -> tuple[Session, ...]:
+        """Who else is in the database: every session that isn't ours, and prepared transactions (pid 0)."""
+
     async def sessions(self, application: str) -> tuple[Session, ...]:
         """Sessions of this server whose application_name is exactly that."""
 

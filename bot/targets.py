@@ -11,14 +11,13 @@ from bot.config import Config, Rehearsal, TargetConfig, adapter_kind, adapter_se
 from bot.databases.door import Door
 from bot.databases.postgres import PostgresDatabase
 from bot.databases.scratch import ThrowawayScratches
-from bot.databases.strangers import Strangers
 from bot.durable import RehearsalRules, TargetParts
 from bot.embedded import binaries
 from bot.errors import ConfigError
 from bot.place import Connect
 from bot.platforms import ONCE, PLATFORMS, SERVICES
 from bot.platforms.services import ServicesPlatform
-from bot.platforms.several import Several
+from bot.platforms.several import Several, Strangers
 from bot.ports import Database, MigrationTool
 from bot.runners import RUNNERS
 from bot.running import Platform
@@ -54,7 +53,7 @@ def target(config: Config, name: str, journal_system: str, home: Path) -> Target
     return TargetParts(
         name=name, channels=part.channels, tool=tools.of(database), database=database,
         backup=backup_class(store, part.admin, backup_class.Settings(), embedded=binaries, waiters=database.waiters),
-        archives=StoredArchives(store), platform=_platform(part, where), rehearsal=_rehearsal(part, tools, home), enter=enter,
+        archives=StoredArchives(store), platform=_platform(part, where, database.strangers), rehearsal=_rehearsal(part, tools, home), enter=enter,
         triggers=part.put_back.triggers == "fire", verify=part.verify, health=part.health, watch=part.watch, keep=part.backups.keep,
         questions=part.questions, checklist=part.checklist,
     )  # fmt: skip
@@ -73,7 +72,7 @@ class _Tools:
         return self._class(self._settings, self._runner, database, inherited=inherited() if self._runner.inherits else {}, extra=extra or {})
 
 
-def _platform(part: TargetConfig, where: str) -> Platform:
+def _platform(part: TargetConfig, where: str, strangers: Strangers) -> Platform:
     maintenance = part.admin.model_copy(update={"database": part.maintenance_database})
     made: list[Platform] = []
     for number, options in enumerate(part.platform):
@@ -89,7 +88,7 @@ def _platform(part: TargetConfig, where: str) -> Platform:
         else:
             platform_class = PLATFORMS[kind]
             made.append(platform_class(adapter_settings(platform_class.Settings, options, place), Door(maintenance, part.database)))
-    return made[0] if made[0].kind in ONCE and len(made) == 1 else Several(made, Strangers(maintenance, part.database.database))
+    return made[0] if made[0].kind in ONCE and len(made) == 1 else Several(made, strangers)
 
 
 def _rehearsal(part: TargetConfig, tools: _Tools, home: Path) -> RehearsalRules:

@@ -214,12 +214,20 @@ def _in_the_way(view: View) -> list[Block]:
     """The sessions for which the failed step waited, and a way to end them."""
     run = view.run
     last = next((attempt for attempt in reversed(run.current) if attempt.state in {"failed", "unknown"}), None)
-    if last is None or not last.facts.get("blockers"):
+    if last is None or not (last.facts.get("blockers") or last.facts.get("strangers")):
         return []
-    told = "Whoever holds a lock on its tables then is ended, and loses what was not committed."
+    who = "is in the database" if last.facts.get("strangers") else "holds a lock on its tables"
+    told = f"Whoever {who} then is ended, and loses what was not committed."
     asked = confirm("End the sessions in the way?", told, "End them", "Back")
     element = button("End these sessions", "end_sessions", f"{run.id}:{run.digest or ''}", style="danger", confirm=asked)
     return [{"type": "actions", "block_id": f"sessions:{run.id}", "elements": [element]}]
+
+
+def _by_hand(view: View) -> list[Block]:
+    """The writers could not be started: the commands for a person at a shell."""
+    last = next((attempt for attempt in reversed(view.run.current) if attempt.state in {"failed", "unknown"}), None)
+    commands = last.facts.get("by_hand", ()) if last is not None else ()
+    return [section("*To start them by hand, then press Retry*\n" + listing((code(each, 200) for each in commands), ROOM))] if commands else []
 
 
 #: What a person needs first stands first; what is only looked up stands below the buttons.
@@ -228,7 +236,7 @@ _ORDER: Mapping[State, Sequence[Callable[[View], list[Block]]]] = {
     State.REHEARSING: (_buttons, _steps, _asking, _remarks, _what, _ticks),
     State.AWAITING_APPROVAL: (_remarks, _what, _showed, _better_way, _seats, _asking, _advice, _buttons, _other_ways, _details, _steps, _ticks),
     State.RUNNING: (_steps, _buttons, _seats, _asking, _what),
-    State.NEEDS_DECISION: (_buttons, _in_the_way, _steps, _seats, _asking, _what),
+    State.NEEDS_DECISION: (_buttons, _in_the_way, _by_hand, _steps, _seats, _asking, _what),
     State.REFUSED: (_ways_left, _steps, _asking, _what),
 }
 _ENDED = (_steps, _seats, _asking, _what)

@@ -17,6 +17,7 @@ import asyncpg
 
 from bot.databases import archive, bounds, catalog, clone, difference, put_back
 from bot.databases.connecting import CATALOG, Connection, connected, pooler, quoted, words
+from bot.databases.strangers import strangers
 from bot.errors import ConfigError, FenceLost, OutcomeUnknown, Refusal, StepFailed
 from bot.evidence import Archive, BackupFile, Loss, Part, PutBack, Snapshot, Touched
 from bot.keeping import ArchiveSink, ArchiveSource
@@ -182,6 +183,9 @@ class PostgresDatabase:
         return Answer(columns=columns, rows=tuple(tuple(map(plain, row)) for row in rows[:ROWS]), truncated=len(rows) > ROWS)
 
     # ------------------------------------------------------------------ who is in it
+
+    async def strangers(self) -> tuple[Session, ...]:
+        return await strangers(self._maintenance, self.tool.database)
 
     async def sessions(self, application: str) -> tuple[Session, ...]:
         return await self._look(_SESSIONS, application)

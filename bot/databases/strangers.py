@@ -10,17 +10,14 @@ from bot.place import Connect, Session
 _OURS = "backout/"  # so the application_name of every session of ours begins
 
 
-class Strangers:
-    """`maintenance` is how Backout enters the server, in another database than `database`."""
+async def strangers(maintenance: Connect, database: str) -> tuple[Session, ...]:
+    """Sessions that aren't ours, whoever is coming in, and prepared transactions (pid 0), seen from another database of the server.
 
-    def __init__(self, maintenance: Connect, database: str) -> None:
-        self._maintenance, self._database = maintenance, database
-
-    async def inside(self) -> tuple[Session, ...]:
-        """Sessions that aren't ours, whoever is coming in, and prepared transactions (pid 0). Raises Refusal, StepFailed, OutcomeUnknown."""
-        async with connected(self._maintenance, CATALOG) as session:
-            oid = await session.fetchval("SELECT oid::int8 FROM pg_database WHERE datname = $1", self._database)
-            if oid is None:
-                raise Refusal("database_missing", f"There is no database {self._database} any more.", "Find out who renamed or dropped it.")
-            there = await visitors.inside(session, oid, lambda one, _role: one.application.startswith(_OURS))
-            return *there, *(Session(pid=0, state=f"prepared transaction {gid}") for gid in await visitors.prepared(session, oid))
+    Raises Refusal, StepFailed, OutcomeUnknown.
+    """
+    async with connected(maintenance, CATALOG) as session:
+        oid = await session.fetchval("SELECT oid::int8 FROM pg_database WHERE datname = $1", database)
+        if oid is None:
+            raise Refusal("database_missing", f"There is no database {database} any more.", "Find out who renamed or dropped it.")
+        there = await visitors.inside(session, oid, lambda one, _role: one.application.startswith(_OURS))
+        return *there, *(Session(pid=0, state=f"prepared transaction {gid}") for gid in await visitors.prepared(session, oid))

@@ -14,6 +14,7 @@ from bot.running import Services
 from bot.values import Duration
 
 BY_HAND = "by_hand"
+_LINE = 500  # characters of a log line that are kept
 
 
 class ServicesSettings(BaseModel):
@@ -76,9 +77,10 @@ class ServicesPlatform:
 
     async def logs(self, lines: int) -> Mapping[str, tuple[str, ...]]:
         try:
-            return await self._services.logs(lines)
+            found = await self._services.logs(lines)
         except BackoutError as error:
             return {self.place: (f"could not be read: {error}",)}
+        return {name: tuple(line[:_LINE] for line in told[-lines:]) for name, told in found.items()}
 
     def _noted(self, work: Work) -> Mapping[str, Any] | None:
         """What an earlier attempt of this run wrote down; None: it had not come so far."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
 
 from bot.errors import Refusal, StepFailed
 from bot.keeping import Work
@@ -18,9 +18,8 @@ _PAUSE = 0.2
 _SHOWN = 3
 
 
-class Strangers(Protocol):
-    async def inside(self) -> tuple[Session, ...]:
-        """Sessions of the target's database that aren't ours, and prepared transactions (pid 0). Raises Refusal, StepFailed, OutcomeUnknown."""
+#: sessions of the target's database that aren't ours, and prepared transactions (pid 0). Raises Refusal, StepFailed, OutcomeUnknown
+Strangers = Callable[[], Awaitable[tuple[Session, ...]]]
 
 
 class Several:
@@ -55,7 +54,7 @@ class Several:
         """Sessions end a moment after their programs. Raises StepFailed, which names who remains."""
         loop = asyncio.get_running_loop()
         until = loop.time() + self._patience
-        while there := await self._strangers.inside():
+        while there := await self._strangers():
             if loop.time() >= until:
                 raise _still_there(there)
             await work.progress(f"waiting for {many(len(there), 'session')} to leave: {_names(there)}")
@@ -64,7 +63,7 @@ class Several:
     async def prove_stopped(self, work: Work) -> None:
         for one in self._platforms:
             await one.prove_stopped(work)
-        if not self._door and (there := await self._strangers.inside()):
+        if not self._door and (there := await self._strangers()):
             raise _still_there(there)
 
     async def start_writers(self, work: Work) -> Mapping[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -12,6 +13,8 @@ from bot.rollback.markup import code, plain
 from bot.words import many
 
 _SHOWN = 50
+_LOG_LINES = 20
+_BAD_LINE = re.compile(r"\b(error|exception|fatal|panic|traceback)\b", re.IGNORECASE)
 
 
 def lost(view: View) -> Iterator[str]:
@@ -108,6 +111,22 @@ def _restore_point(view: View) -> Iterator[str]:
         yield "To go back to it by hand; everything written since is lost:"
         yield ""
         yield from (f"- {code(command)}" for command in view.restore_commands)
+
+
+def logs(view: View) -> Iterator[str]:
+    """The services' own words before they were stopped and at the end of the watch; nothing where there are none."""
+    found = [(when, facts(view.run, step).get("logs", {})) for when, step in (("before they were stopped", "stop_writers"), ("at the end", "watch"))]
+    if not any(services for _, services in found):
+        return
+    yield "## Logs of the application"
+    yield ""
+    for when, services in found:
+        for name, lines in services.items():
+            bad = sum(bool(_BAD_LINE.search(line)) for line in lines)
+            yield f"{plain(name)}, {when}: {many(len(lines), 'line')}, {many(bad, 'error')}."
+            yield ""
+            yield from (f"- {code(line, 300)}" for line in lines[-_LOG_LINES:])
+            yield ""
 
 
 def facts(run: Run, step: str) -> Mapping[str, Any]:

@@ -8,13 +8,14 @@ from typing import Any
 
 from bot.durable import TargetParts
 from bot.errors import Denied, Refusal, StepFailed, TransitionRefused
-from bot.model import ENDS, OPEN, Alarm, Person, Plan, Request, Run, State, View
+from bot.model import ENDS, OPEN, Alarm, AttemptState, Person, Plan, Request, Run, State, View
 from bot.ports import Chat, Clock, Engine, Journal
 from bot.rollback import plan as planning
 from bot.rollback import report, views
 from bot.rollback.approve import Authority
 
 _ALPHABET = "23456789abcdefghjkmnpqrstuvwxyz"  # nothing that is read for something else at 3 a.m.
+_BAD = frozenset({AttemptState.FAILED, AttemptState.UNKNOWN})
 
 
 class Verbs:
@@ -103,8 +104,10 @@ class Verbs:
         now = await self._journal.run(run)
         await self._attempt(now, by, "end_sessions", self._authority.decide(now, by))
         database = self._target(now.target).database
+        last = next((each for each in reversed(now.current) if each.state in _BAD), None)
         try:
-            ended = await database.end(await database.holders(now.plan.tables if now.plan else ()))
+            there = await (database.strangers() if last and "strangers" in last.facts else database.holders(now.plan.tables if now.plan else ()))
+            ended = await database.end([each for each in there if each.pid])
         except StepFailed as error:
             raise Denied(f"They could not all be ended: {error.message}") from error
         told = [{"pid": one.pid, "user": one.user, "query": one.query[:200]} for one in ended]

@@ -90,6 +90,7 @@ def view(text: str = "plain words", state: State = State.SUCCEEDED, **changes: A
     kept = {
         "restore_point": {"file": made.file.model_dump(mode="json") | {"path": text, "sha256": text}, "until": text},
         "archive": {"archive": made.model_dump(mode="json"), "until": text},
+        "stop_writers": {"logs": {text: [text, text]}},
         "reconcile": {"loss": [one.model_dump(mode="json") for one in lost], "more": [text]},
         "put_back": {"put_back": [{"rows": 1, "values": 1, "conflicts": [conflict], "conflicts_total": 9, "notes": [text]}]},
     }  # fmt: skip
@@ -206,6 +207,7 @@ def test_every_part_is_there_in_the_order_in_which_people_read() -> None:
     headings = [line[3:] for line in markdown(view()).splitlines() if line.startswith("## ")]
     assert headings == [
         "Summary", "Timeline (UTC)", "Rehearsal", "Who approved what", "What ran", "Verification", "What was lost", "Archive and restore point",
+            "Logs of the application",
         "What went wrong", "Checklist", "To be filled in", "Action items",
     ]  # fmt: skip
 
@@ -352,6 +354,14 @@ def test_a_reapply_is_told_as_an_upgrade_with_what_came_back() -> None:
 def test_a_reapply_that_ended_before_its_archive_was_back_says_so() -> None:
     assert "its archive is not back" in ending(ended(done("upgrade"), plan=slack_parts.reapply()).run)
     assert ending(ended(POINT, plan=slack_parts.reapply()).run).startswith("The upgrade had not begun.")
+
+
+def test_the_applications_log_is_told_before_and_after_with_its_errors_counted() -> None:
+    before = done("stop_writers", logs={"api": ["listening", "ERROR: column score does not exist", "Traceback (most recent call last):"]})
+    page = markdown(ended(before, done("downgrade"), done("watch", logs={"api": ["listening"]})))
+    assert "api, before they were stopped: 3 lines, 2 errors." in page
+    assert "api, at the end: 1 line, 0 errors." in page
+    assert "- `ERROR: column score does not exist`" in page
 
 
 def test_a_run_whose_plan_changed_on_the_way_tells_its_last_plan() -> None:
