@@ -4,25 +4,51 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 BROWSER := $(VENV)/.browser
+PRISMA := tests/platforms/prisma/node_modules/.installed
+
+#: brings copies back, every tool and every store, clusters: half an hour and more
+LONG := $(patsubst %,tests/crash/test_%.py,bringing_back kubernetes) \
+  $(patsubst %,tests/scenario/test_%.py,kubernetes pitr restore tables tools) \
+  $(patsubst %,tests/contract/test_%.py,every_tool foreign merge_tables point_in_time scratch_lodging store swap)
 
 #: kills the bot in every step, tries everything on copies, runs every command of the documentation
-SLOW := tests/crash tests/acceptance/test_docs.py tests/acceptance/test_demo.py tests/contract/test_archive.py tests/scenario/test_rehearsal.py tests/scenario/test_round_trip.py \
-  tests/contract/test_door.py tests/contract/test_clone.py tests/contract/test_scratch.py tests/contract/test_put_back.py \
-  tests/contract/test_round_trip.py tests/contract/test_loss_property.py tests/contract/test_tool_on_a_copy.py tests/contract/test_difference.py
+SLOW := $(filter-out $(LONG),$(wildcard tests/crash/test_*.py)) tests/acceptance/test_docs.py tests/acceptance/test_demo.py \
+  $(patsubst %,tests/scenario/test_%.py,rehearsal round_trip) \
+  $(patsubst %,tests/contract/test_%.py,archive clone difference door loss_property put_back round_trip scratch tool_on_a_copy)
 
-.PHONY: demo test test-slow test-histories test-browser screenshots bench lint lock clean
+#: what depends on the server's version, against each of the older ones that are here; Debian has postgresql-15
+MAJORS ?= 15
+VERSIONED := $(patsubst %,tests/contract/test_%.py,door clone archive put_back round_trip bounds sampling)
+
+.PHONY: demo test test-slow test-long test-large test-versions test-platforms test-histories test-browser screenshots bench lint lock clean
 
 demo: $(STAMP)  ## watch a whole rollback on a throwaway shop
 	$(BIN)/backout demo
 
 test: $(STAMP)  ## everything that needs no root, Docker or Slack
-	$(BIN)/pytest -n 2 $(addprefix --ignore=,$(SLOW))
+	$(BIN)/pytest -n 2 $(addprefix --ignore=,$(SLOW) $(LONG))
 
 test-slow: $(STAMP)  ## what takes long: see SLOW
 	$(BIN)/pytest -n 2 $(SLOW)
 
+test-long: $(STAMP)  ## what takes longest: see LONG
+	$(BIN)/pytest -n 2 $(wildcard $(LONG))
+
+test-large: $(STAMP)  ## locks that do not suffice; whole rollbacks of databases of 5,000 and 50,000 tables
+	$(BIN)/pytest -s tests/large
+
+test-versions: $(STAMP)  ## the suites that depend on the server's version, on older ones
+	for major in $(MAJORS); do $(BIN)/pytest -n 2 --postgres $$major $(VERSIONED) || exit 1; done
+
 test-histories: $(STAMP)  ## migrations of published packages, pinned by hash, on copies and for real; needs the package index
 	$(BIN)/pytest -rs tests/histories
+
+$(PRISMA): tests/platforms/prisma/package-lock.json
+	cd tests/platforms/prisma && npm ci --ignore-scripts --no-audit --no-fund
+	touch $@
+
+test-platforms: $(STAMP) $(PRISMA)  ## what comes by apt and npm: container engines, pgBackRest, Prisma; needs root
+	tests/platforms/containers $(BIN)/pytest -rs tests/platforms
 
 bench: $(STAMP)  ## ratios against the same by hand: five clean rounds, medians; wants a quiet machine
 	$(BIN)/python -m benchmarks
@@ -56,4 +82,4 @@ lock:  ## needs uv; writes the lock files with hashes, for every supported Pytho
 	for name in mlflow optuna prefect; do uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-annotate -o tests/histories/$$name.lock tests/histories/$$name.in; done
 
 clean:
-	rm -rf $(VENV) .venv-histories tests/browser/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-histories tests/browser/node_modules tests/platforms/prisma/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
@@ -13,7 +14,7 @@ from bot.errors import BackoutError, ConfigError, UsageError
 from bot.settings import Settings
 
 _SEVERITIES = ("critical", "high", "medium", "low")
-_NOT_BUILT = ("restore", "tables", "pitr", "stamp")
+_NOT_BUILT = ("stamp",)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -45,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
     for one, rev in ((planned, stays), (begun, stays), (again, "where to go forward to: an id, a prefix or head")):
         one.add_argument("target", metavar="TARGET")
         one.add_argument("rev", metavar="REV", help=rev)
-    for one in (begun, again):
+    for one in (begun, again, *_copies(verb)):
         one.add_argument("--reason", required=True)
         one.add_argument("--sev", required=True, choices=_SEVERITIES)
         one.add_argument("--no-wait", action="store_true", help="return once it is recorded")
@@ -72,6 +73,19 @@ def parser() -> argparse.ArgumentParser:
     schema = verbs.add_parser("config", help="about backout.yml", description="About backout.yml.")
     schema.add_subparsers(dest="about", required=True).add_parser("schema", help="print its JSON Schema, with every default")
     return top
+
+
+def _copies(verb: Callable[..., argparse.ArgumentParser]) -> tuple[argparse.ArgumentParser, ...]:
+    """The requests that bring a copy back."""
+    restored = verb("restore", "ask to bring a whole backup back, and watch it", as_=True)
+    merged = verb("tables", "ask to bring the rows of single tables back out of a backup, and watch it", as_=True)
+    recovered = verb("pitr", "ask to take the database back to an instant, and watch it", as_=True)
+    for one in (restored, merged, recovered):
+        one.add_argument("target", metavar="TARGET")
+    restored.add_argument("rev", metavar="BACKUP", help="its name, or the beginning of it; backout backups lists them")
+    merged.add_argument("rev", metavar="T[,T] from BACKUP", nargs="+", help="tables as SQL names them, and the backup they come from")
+    recovered.add_argument("rev", metavar="TIME", nargs="+", help="with its zone: 2026-01-17T10:00:00Z")
+    return restored, merged, recovered
 
 
 def main(argv: list[str] | None = None) -> NoReturn:

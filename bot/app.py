@@ -162,4 +162,5 @@ def _authority(config: Config, journal: PostgresJournal, directory: Directory, c
         journal, directory, clock, rules=config.policy.rules(), loss=config.policy.for_loss(), unrehearsed=config.policy.unrehearsed,
         titles={name: role.title or name for name, role in config.roles.items()}, ladder=config.escalation.ladder,
         failed_attempts=config.escalation.after.failed_attempts, down=config.escalation.after.down,
+        rehearsers=config.policy.rehearse.roles, rehearse_every=config.policy.rehearse.every,
     )  # fmt: skip

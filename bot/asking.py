@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Protocol
 
 from bot.errors import Refusal
+from bot.evidence import Listed
 from bot.model import Person, Plan, Request, Run, View
+from bot.place import Right
+from bot.strategy import Strategy
 
 
 class Rollbacks(Protocol):
@@ -18,7 +21,7 @@ class Rollbacks(Protocol):
     async def request(self, request: Request) -> Run:
         """Start a run: stored, planned in the background. Raises Refusal(run_in_progress, unknown_target, ...)."""
 
-    async def preview(self, target: str, rev: str, strategy: str = "downgrade") -> Plan:
+    async def preview(self, target: str, rev: str, strategy: Strategy = "downgrade") -> Plan:
         """What a run would do; changes nothing."""
 
     async def approve(self, run: str, digest: str, by: Person) -> None: ...
@@ -43,9 +46,14 @@ class Rollbacks(Protocol):
         """The newest open run there, else the newest."""
 
     async def history(self, target: str, limit: int = 20) -> tuple[Run, ...]: ...
-    async def backups(self, target: str) -> tuple[Mapping[str, Any], ...]: ...
+    async def backups(self, target: str) -> tuple[Listed, ...]:
+        """Every backup there is of it, Backout's own first, then others'; newest first."""
+
     async def check(self, target: str) -> tuple[Refusal, ...]:
         """What stands in the way of a rollback right now; empty when ready."""
+
+    async def rights(self, target: str) -> tuple[Right, ...]:
+        """What Backout's role may do on the target's server; plans offer only what works. Raises Refusal (unreachable, wrong_credentials)."""
 
     async def report(self, run: str) -> str:
         """The post-mortem as Markdown: the same bytes every time once the run has ended."""

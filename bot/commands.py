@@ -8,7 +8,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from typing import Any, Literal
+from typing import Any
 
 from bot import config as configuration
 from bot import show
@@ -16,8 +16,10 @@ from bot.app import App, opened, prove
 from bot.config import Config
 from bot.errors import Denied, JournalDown, Refusal, UsageError
 from bot.model import ENDS, Person, Request, Run, Severity, State
+from bot.place import Right
 from bot.process import redact
 from bot.settings import Settings, environment
+from bot.strategy import Strategy
 
 Command = Callable[["Shell", Namespace], Awaitable[int]]
 
@@ -70,14 +72,23 @@ async def plan(shell: Shell, args: Namespace) -> int:
 
 async def check(shell: Shell, args: Namespace) -> int:
     names = [args.target] if args.target else sorted(shell.config.targets)
-    found = [(name, await shell.app.rollbacks.check(name)) for name in names]
-    told = [show.check_json(name, reasons) for name, reasons in found]
+    found = [(name, await shell.app.rollbacks.check(name), await _rights(shell, name)) for name in names]
+    told = [show.check_json(name, reasons, rights) for name, reasons, rights in found]
     lines = []
-    for one, (name, reasons) in zip(told, found, strict=True):
+    for one, (name, reasons, rights) in zip(told, found, strict=True):
         lines.append(f"{name}: {'ready' if one['ready'] else 'NOT ready'}")
         lines += ["  " + show.refusal(reason).replace("\n", "\n  ") for reason in reasons]
+        lines += show.rights(rights)
     shell.out(args, told[0] if args.target or len(told) == 1 else {"targets": told}, "\n".join(lines))
     return 0 if all(one["ready"] for one in told) else 1
+
+
+async def _rights(shell: Shell, target: str) -> tuple[Right, ...]:
+    """None where the server can't be asked, which `check` has said."""
+    try:
+        return await shell.app.rollbacks.rights(target)
+    except Refusal:
+        return ()
 
 
 async def run(shell: Shell, args: Namespace) -> int:
@@ -88,7 +99,21 @@ async def reapply(shell: Shell, args: Namespace) -> int:
     return await _begin(shell, args, "reapply")
 
 
-async def _begin(shell: Shell, args: Namespace, strategy: Literal["downgrade", "reapply"]) -> int:
+async def restore(shell: Shell, args: Namespace) -> int:
+    return await _begin(shell, args, "restore")
+
+
+async def tables(shell: Shell, args: Namespace) -> int:
+    args.rev = " ".join(args.rev)
+    return await _begin(shell, args, "tables")
+
+
+async def pitr(shell: Shell, args: Namespace) -> int:
+    args.rev = " ".join(args.rev)
+    return await _begin(shell, args, "pitr")
+
+
+async def _begin(shell: Shell, args: Namespace, strategy: Strategy) -> int:
     by = shell.who(args)
     target = shell.config.targets.get(args.target)
     channel = target.channels[0] if target and target.channels else None
@@ -179,7 +204,7 @@ async def history(shell: Shell, args: Namespace) -> int:
 async def backups(shell: Shell, args: Namespace) -> int:
     target = shell.target(args)
     kept, archives = await shell.app.rollbacks.backups(target), await shell.app.journal.archives(target)
-    told = [{**one, "file": one["file"].model_dump(mode="json")} for one in kept]
+    told = [one.model_dump(mode="json") for one in kept]
     shell.out(args, {"backups": told, "archives": [show.archive_json(*each) for each in archives]}, show.backups(kept, archives))
     return 0
 
@@ -228,7 +253,7 @@ async def _reported(shell: Shell, run_id: str) -> bool:
 
 
 COMMANDS: dict[str, Command] = {
-    "plan": plan, "check": check, "run": run, "reapply": reapply,
+    "plan": plan, "check": check, "run": run, "reapply": reapply, "restore": restore, "tables": tables, "pitr": pitr,
     "approve": approve, "withdraw": withdraw, "reject": reject, "decide": decide, "abort": abort,
     "note": note, "status": status, "report": report, "history": history, "backups": backups,
 }  # fmt: skip

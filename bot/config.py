@@ -87,6 +87,13 @@ class LossRules(Part):
     high: Seats = Field({}, description="Seats when the plan's loss class is high.")
 
 
+class RehearseRule(Part):
+    """Who may begin a rehearsal, which costs production a dump."""
+
+    roles: tuple[str, ...] = Field((), description="Roles of which a person must hold one, such as [dba]. Left out: whoever may ask.")
+    every: Duration | None = Field(None, description="How long a person waits between two rehearsals, such as 10m. Left out: not at all.")
+
+
 class Policy(Part):
     """What each severity and each loss class ask for. A severity that is left out can't be approved by anybody."""
 
@@ -95,7 +102,8 @@ class Policy(Part):
     medium: Rule | None = Field(None, description="The rule for severity medium.")
     low: Rule | None = Field(None, description="The rule for severity low.")
     loss: LossRules = Field(LossRules(), description="Seats by loss class; with the severity's, the larger number counts.")
-    unrehearsed: Seats = Field({}, description="Seats besides when the plan could not be tried on a copy.")
+    unrehearsed: Seats = Field({}, description="Seats besides when the plan could not be tried on a copy, or only on sampled rows.")
+    rehearse: RehearseRule = Field(RehearseRule(), description="Who may begin a rehearsal, and how often.")
 
     def rules(self) -> dict[Severity, policy.Rule]:
         found = {severity: getattr(self, severity.value) for severity in Severity}
@@ -145,13 +153,14 @@ class Backups(Part):
 
     store: Store = Field("./backups", repr=False, description="A folder, or {kind: ...} for another store.")
     keep: Duration = Field(_written("24h"), description="How long a copy is kept.")
+    pitr: Options | None = Field(None, repr=False, description="Base backups and archived WAL: {kind: wal_folder, ...} or {kind: pgbackrest, ...}.")
 
 
 class Rehearsal(Part):
     """Bounds of the trial run on a copy."""
 
     server: Server = Field("throwaway", repr=False, description="throwaway, same, none, or a server's URL.")
-    max_size: Size = Field(_written("20GB"), description="The largest database that is copied.")
+    max_size: Size = Field(_written("20GB"), description="The largest database that is copied whole; of a larger one, some rows.")
     within: Duration = Field(_written("15m"), description="How long it may take.")
     env: dict[str, str] = Field({}, repr=False, description="Variables for the tool on the copy, besides tool.env.")
 
@@ -160,6 +169,14 @@ class PutBackRules(Part):
     """How what an earlier downgrade destroyed comes back."""
 
     triggers: Literal["fire", "off"] = Field("fire", description="Whether the tables' own triggers fire meanwhile: fire, or off.")
+
+
+class MergeRules(Part):
+    """What happens to live rows when tables come back out of a backup. Rows that are only in the backup always come back."""
+
+    different: Literal["keep", "replace"] = Field("keep", description="Rows that differ and are not newer than the backup: keep, or replace.")
+    newer: Literal["keep", "replace"] = Field("keep", description="Rows that are newer than the backup: keep, or replace.")
+    only_here: Literal["keep", "delete"] = Field("keep", description="Rows that the backup does not have: keep, or delete.")
 
 
 class TargetConfig(Part):
@@ -178,6 +195,7 @@ class TargetConfig(Part):
     health: Health | None = Field(None, description="Where the application says that it is well.")
     watch: Duration = Field(_written("1m"), description="How long the application is watched once its services are back.")
     put_back: PutBackRules = Field(PutBackRules(), description="How an archive is put back.")
+    tables: MergeRules = Field(MergeRules(), description="What happens to live rows when tables come back out of a backup.")
     questions: Boxes = Field(QUESTIONS, description="When not to roll back; shown on the card.")
     checklist: Boxes = Field(CHECKLIST, description="What to have done before; shown on the card.")
     _name: str = PrivateAttr("")
@@ -289,6 +307,7 @@ def _named_roles(config: Config) -> Iterator[tuple[str, str]]:
     for severity, rule in config.policy.rules().items():
         yield from ((f"policy.{severity}.approve.{role}", role) for role in rule.approve)
     yield from ((f"policy.unrehearsed.{role}", role) for role in config.policy.unrehearsed)
+    yield from ((f"policy.rehearse.roles[{number}]", role) for number, role in enumerate(config.policy.rehearse.roles))
     for loss, seats in config.policy.for_loss().items():
         yield from ((f"policy.loss.{loss}.{role}", role) for role in seats)
     yield from ((f"escalation.ladder[{number}]", role) for number, role in enumerate(config.escalation.ladder))

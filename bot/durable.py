@@ -9,12 +9,12 @@ from enum import StrEnum
 from typing import Any, Protocol
 
 from bot.errors import BackoutError
-from bot.evidence import Rehearsal
-from bot.keeping import Archives, Backup
+from bot.evidence import MergeRule, Rehearsal
+from bot.keeping import Archives, Backup, PointInTime
 from bot.model import Attempt, AttemptState, Plan, State
 from bot.place import Connect
 from bot.ports import Clock, Database, Journal, MigrationTool, Scratches, Web
-from bot.running import Platform
+from bot.running import Platform, Runner
 
 
 class OnCrash(StrEnum):
@@ -87,13 +87,20 @@ class TargetParts:
     name: str
     channels: tuple[str, ...]
     tool: MigrationTool
+    runner: Runner
     database: Database
     backup: Backup
     archives: Archives
+    #: None: nothing is archived for the target
+    pitr: PointInTime | None
     platform: Platform
     rehearsal: RehearsalRules
     #: database and tool, entered by another role
     enter: Callable[[Connect], tuple[Database, MigrationTool]]
+    #: a database on a server that is ours, entered as its superuser
+    elsewhere: Callable[[Connect], Database]
+    #: what happens to live rows when tables come back
+    rule: MergeRule
     #: whether the user's triggers fire when an archive is put back
     triggers: bool
     verify: tuple[SqlCheck, ...]
@@ -143,6 +150,11 @@ class World:
     counted_again: Callable[[], Awaitable[None]]
     #: the plan on a copy
     rehearsal: Callable[[World], Awaitable[Rehearsal]]
+    #: the copy that is to come back, looked at elsewhere; and an instant, recovered
+    copy_tried: Callable[[World], Awaitable[Rehearsal]]
+    instant_tried: Callable[[World], Awaitable[Rehearsal]]
+    #: tables that are to come back, merged on a copy
+    tables_tried: Callable[[World], Awaitable[Rehearsal]]
     changed: Callable[[], Awaitable[None]]
     rehearsing: bool = False
     leaving: bool = False
@@ -200,6 +212,8 @@ class Step:
     destructive: bool
     probe: Probe | None
     retries: int
+    #: another database stands there afterwards, so the fence is taken anew
+    replaces: bool
 
 
 def step(
@@ -210,6 +224,7 @@ def step(
     says: str,
     probe: Probe | None = None,
     retries: int = 0,
+    replaces: bool = False,
 ) -> Callable[[Body], Step]:
     """Declare a step. `says` is its name on the card; `retries` happen unasked and so never on a destructive step."""
     if on_crash is OnCrash.PROBE and probe is None:
@@ -229,6 +244,7 @@ def step(
             destructive=destructive,
             probe=probe,
             retries=retries,
+            replaces=replaces,
         )
 
     return bind

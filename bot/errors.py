@@ -30,6 +30,8 @@ class Refusal(BackoutError):
 
     def __init__(self, code: str, message: str, next: str, *, warning: bool = False) -> None:  # noqa: A002  the contract's word
         super().__init__(message)
+        #: what was measured until then, small and JSON
+        self.facts: dict[str, Any] = {}
         self.warning = warning
         self.code = code
         self.message = message

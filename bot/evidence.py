@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 import json
 import re
@@ -106,7 +107,11 @@ class Snapshot(Noun):
 
 
 class BackupFile(Noun):
-    """A copy of a target: a file in a store, or (format 'clone') a database beside it, whose `sha256` is empty and whose `oid` counts."""
+    """A copy of a target: a file in a store, or (format 'clone') a database beside it, whose `sha256` is empty and whose `oid` counts.
+
+    `format` is custom, plain, tar, directory or directory tar; `foreign` is what Backout did not make: a program by somebody else (databases.md F15).
+    The `sha256` of a directory is that of its files' names and checksums.
+    """
 
     name: str
     path: str
@@ -115,6 +120,54 @@ class BackupFile(Noun):
     format: str = "custom"
     objects: int = 0
     oid: int | None = None
+    foreign: bool = False
+
+
+class Stored(Noun):
+    """What lies in a store. `name` has at most one folder in it; `version` is another one whenever the bytes were written anew."""
+
+    name: str
+    size: int
+    made: dt.datetime
+    version: str
+
+
+class Found(Noun):
+    """A backup that lies in a store and was recognised by its content. `file.sha256` is empty until all of it was read.
+
+    `refused` says why it can't be used; `postgres` is the version of the server that it was made of, as text; `tables` are those with rows in it.
+    """
+
+    file: BackupFile
+    made: dt.datetime
+    postgres: str = ""
+    database: str = ""
+    revision: str = ""
+    tables: tuple[str, ...] = ()
+    #: what it needs where it is restored
+    roles: tuple[str, ...] = ()
+    extensions: tuple[str, ...] = ()
+    refused: str = ""
+
+
+class Listed(Noun):
+    """A backup in the list, whoever made it. `proven`: when it was last restored whole; `keep_until` None: Backout never removes it.
+
+    `file` is None for what could not be looked at; then `refused` says why.
+    """
+
+    name: str
+    file: BackupFile | None = None
+    made: dt.datetime | None = None
+    revision: str = ""
+    run: str = ""
+    keep_until: dt.datetime | None = None
+    proven: dt.datetime | None = None
+    postgres: str = ""
+    database: str = ""
+    tables: int | None = None
+    #: why it can't be used
+    refused: str = ""
 
 
 class Bounds(Noun):
@@ -133,6 +186,14 @@ class Bounds(Noun):
     standbys: int = 0
     lag: int | None = None
     extensions: tuple[str, ...] = ()
+
+
+class Sampled(Noun):
+    """Rows that stand for a database: how many, of how many tables, and what is wrong with them, in sentences."""
+
+    rows: int
+    tables: int
+    said: tuple[str, ...] = ()
 
 
 class Ran(Noun):
@@ -168,6 +229,8 @@ class Rehearsal(Noun):
     #: what makes it less than a proof, in sentences
     partial: tuple[str, ...] = ()
     size: int | None = None
+    #: so many rows stood for the database; None: all of it was there
+    sampled: int | None = None
     #: by step: back_up, restore, downgrade, upgrade
     seconds: dict[str, float] = Field(default_factory=dict)
     statements: tuple[Ran, ...] = ()
@@ -180,6 +243,8 @@ class Rehearsal(Noun):
     #: the schema's change against the change between two databases built from nothing
     expected: Literal["same", "differs", "unverifiable", "not asked"] = "not asked"
     findings: tuple[str, ...] = ()
+    #: an instant's: the revision it was found at
+    stands: str = ""
     #: up again to where it was
     forward: Literal["works", "differs", "fails", "not tried"] = "not tried"
     forward_says: str = ""
@@ -199,6 +264,7 @@ class Rehearsal(Noun):
             "expected": self.expected,
             "findings": self.findings,
             "forward": self.forward,
+            **({"sampled": True} if self.sampled is not None else {}),
         }
 
 
@@ -261,4 +327,63 @@ class PutBack(Noun):
     conflicts: tuple[Conflict, ...] = ()
     conflicts_total: int = 0
     #: user triggers that fired, sequences set, grants and publications given back: sentences
+    notes: tuple[str, ...] = ()
+
+
+class Compared(Noun):
+    """A table in a database beside against the live one, row by row. `why`: it can't be merged, in a sentence; then nothing was counted.
+
+    A row is newer than the backup when its time, or the key that a sequence handed out, is beyond all that the backup has: `newer_by` says which
+    columns tell; empty when none does, then the counts of newer rows are None.
+    """
+
+    table: str
+    key: tuple[str, ...] = ()
+    there: int = 0
+    here: int = 0
+    only_there: int = 0
+    only_here: int = 0
+    different: int = 0
+    equal: int = 0
+    newer_by: tuple[str, ...] = ()
+    #: the latest moment that the backup has, as text
+    newest: str | None = None
+    newer_only_here: int | None = None
+    newer_different: int | None = None
+    why: str = ""
+
+
+class MergeRule(Noun):
+    """What happens to live rows; rows that are only in the backup are always inserted."""
+
+    #: rows that differ, and are not known to be newer than the backup
+    different: Literal["keep", "replace"] = "keep"
+    #: rows that differ and are newer than the backup; only with "replace" are newer rows that are only here deleted, too, where those are
+    newer: Literal["keep", "replace"] = "keep"
+    #: rows that are only here; newer ones as `newer` says
+    only_here: Literal["keep", "delete"] = "keep"
+    #: do user triggers fire?
+    triggers: bool = False
+
+
+class MergedTable(Noun):
+    """`kept`: live rows that differ from the backup, or are not in it, and were left as they are because the rule says so."""
+
+    table: str
+    before: int
+    after: int
+    inserted: int
+    updated: int
+    deleted: int
+    kept: int
+    equal: int
+
+
+class Merged(Noun):
+    """What merging came to. A conflict is a row that was left alone though the rule says otherwise."""
+
+    tables: tuple[MergedTable, ...] = ()
+    conflicts: tuple[Conflict, ...] = ()
+    conflicts_total: int = 0
+    #: triggers that did or did not fire, sequences that were set: sentences
     notes: tuple[str, ...] = ()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+import datetime as dt
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from bot.evidence import BackupFile
+from bot.evidence import BackupFile, Found, Stored
 from bot.model import Plan
 from bot.place import Connect
 
@@ -53,28 +55,85 @@ class Backup(Protocol):
     async def usable(self, file: BackupFile) -> bool:
         """The file is there and has its checksum."""
 
-    async def restore(self, file: BackupFile, into: Connect, version: int, work: Work) -> tuple[str, ...]:
-        """Into an empty database of a server of that server_version_num: what was ignored, in the program's words. Raises StepFailed, Refusal."""
+    async def restore(self, file: BackupFile, into: Connect, version: int, work: Work, *, owners: bool = True) -> tuple[str, ...]:
+        """Into an empty database of a server of that server_version_num: what was ignored, in the program's words. Raises StepFailed, Refusal.
+
+        Without `owners` everything belongs to who restores.
+        What is `foreign` is a program: it is only restored when the role of `into` could do no harm outside of that database (databases.md F15)."""
+
+    async def take_schema(self, name: str, snapshot: str, work: Work) -> BackupFile:
+        """Without rows, as of an exported snapshot (format 'schema'). Raises StepFailed, Refusal."""
+
+    async def restore_schema(
+        self, file: BackupFile, into: Connect, version: int, section: str, work: Work, *, owners: bool = True
+    ) -> tuple[str, ...]:
+        """What goes before the rows ('pre-data'), or after them ('post-data'): there, what sampled rows violate is left out and said."""
+
+    async def found(self, known: Collection[str]) -> tuple[Found, ...]:
+        """What others put into the store, newest first, `known` names left out. Only looked at: large files at their beginning and end."""
+
+    async def inspect(self, name: str) -> Found:
+        """One of them, read to its last byte: with its checksum, and `refused` when it may not be used. Raises StepFailed when it is none."""
 
     async def remove(self, file: BackupFile) -> None: ...
+    def of(self, connect: Connect) -> Backup:
+        """The same, of another server: what is taken from there lies beside the others and is restored like them."""
+
     def how_to_restore(self, file: BackupFile) -> tuple[str, ...]:
         """The commands for a person at a shell; no secrets in them."""
 
 
+class Writing(Protocol):
+    """A file that is being written to a store."""
+
+    @property
+    def file(self) -> Path | None:
+        """Where a program may write it by itself; None: everything goes through `write`."""
+
+    @property
+    def sha256(self) -> str:
+        """Of all its bytes; known once the context was left."""
+
+    @property
+    def size(self) -> int: ...
+    async def write(self, data: bytes) -> None:
+        """Raises StepFailed."""
+
+
 class Store(Protocol):
-    """Where dumps are kept. Names are plain file names."""
+    """Where copies are kept. Names are plain file names; what others put there may lie in a folder: `nightly/toc.dat`.
+
+    Memory is the same whatever the size. Every method raises StepFailed when the store can't be reached or says no.
+    """
+
+    kind: str
 
     async def ready(self) -> None:
         """Raise Refusal(store_unusable)."""
 
-    def partial(self, name: str) -> Path:
-        """A place to write, not yet part of the store."""
+    def where(self, name: str) -> str:
+        """For people: a path or an address."""
 
-    async def keep(self, name: str) -> tuple[Path, str, int]:
-        """Make the partial file part of the store, durably: path, sha256, bytes."""
+    def local(self, name: str) -> Path | None:
+        """The file or folder itself, where the store is a folder of this machine."""
 
-    async def checksum(self, name: str) -> str | None: ...
-    async def remove(self, name: str) -> None: ...
+    def write(self, name: str, replaces: Stored | None = None) -> AbstractAsyncContextManager[Writing]:
+        """Leaving the context without an error makes it part of the store, durably; else nothing of it is there.
+
+        Never overwrites anything but `replaces`, as `stat` gave it."""
+
+    def read(self, name: str, start: int = 0, length: int | None = None) -> AsyncIterator[bytes]:
+        """Bytes from `start` on. Raises StepFailed when it is gone, or is another file meanwhile."""
+
+    async def stat(self, name: str) -> Stored | None: ...
+    def list(self) -> AsyncIterator[Stored]:
+        """What is whole, in pages, in no order; hidden names and folders in folders are left out."""
+
+    async def checksum(self, name: str) -> str | None:
+        """sha256 of the bytes that lie there now; None when it isn't there."""
+
+    async def remove(self, name: str) -> None:
+        """What is gone already is no error."""
 
 
 class ArchiveSink(Protocol):
@@ -103,3 +162,48 @@ class Archives(Protocol):
         """Raises StepFailed when it is gone, truncated or was changed."""
 
     async def remove(self, file: BackupFile) -> None: ...
+
+
+@dataclass(frozen=True)
+class Covered:
+    """What an archive can bring back, in UTC: each moment with since <= moment < until that is not in a hole (begin <= moment < end)."""
+
+    since: dt.datetime
+    until: dt.datetime
+    holes: tuple[tuple[dt.datetime, dt.datetime], ...] = ()
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """A server beside the live one, as that was at a moment: cut off from everything, its sessions read-only unless they say otherwise."""
+
+    #: its superuser, on the target's database
+    admin: Connect
+    #: server_version_num
+    version: int
+    #: of the last transaction that is in it; None when none came after the base backup
+    last: dt.datetime | None
+    #: its own, begun when the replay ended
+    timeline: int
+    #: from the beginning until it was open
+    seconds: float
+    #: the base backup that it began with
+    base: str
+
+
+class PointInTime(Protocol):
+    """How the server was at a moment: a base backup and the WAL that was archived since."""
+
+    kind: str
+
+    async def window(self) -> Covered:
+        """What can be recovered to now. Raises Refusal (pitr_nothing_archived, pitr_impossible, unreachable, ...)."""
+
+    def open(self, time: dt.datetime, work: Work) -> AbstractAsyncContextManager[Recovered]:
+        """A server recovered to that moment, on a port of its own of 127.0.0.1; gone afterwards, whatever happens.
+
+        Raises Refusal (pitr_outside_window, pitr_in_the_future, pitr_hole, pitr_backup_damaged, pitr_impossible, database_missing), StepFailed.
+        """
+
+    async def clean(self) -> None:
+        """Remove what dead processes left behind."""

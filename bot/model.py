@@ -9,8 +9,9 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from bot.evidence import Loss, LossClass, Noun, Rehearsal, digest_of, spelled
+from bot.evidence import BackupFile, Loss, LossClass, MergeRule, Noun, Rehearsal, digest_of, spelled
 from bot.place import Identity
+from bot.strategy import WAYS, Strategy, Way
 
 
 class State(StrEnum):
@@ -33,7 +34,19 @@ TRANSITIONS: dict[State, frozenset[State]] = {
     _S.PLANNING: frozenset({_S.REHEARSING, _S.AWAITING_APPROVAL, _S.REFUSED, _S.ABORTED}),
     _S.REHEARSING: frozenset({_S.AWAITING_APPROVAL, _S.REFUSED, _S.ABORTED}),
     _S.AWAITING_APPROVAL: frozenset({_S.RUNNING, _S.REJECTED, _S.EXPIRED, _S.ABORTED, _S.REFUSED}),
-    _S.RUNNING: frozenset({_S.NEEDS_DECISION, _S.REHEARSING, _S.AWAITING_APPROVAL, _S.SUCCEEDED, _S.FAILED, _S.ABORTED, _S.REFUSED}),
+    _S.RUNNING: frozenset(
+        {
+            _S.NEEDS_DECISION,
+            _S.REHEARSING,
+            _S.AWAITING_APPROVAL,
+            _S.SUCCEEDED,
+            _S.FAILED,
+            _S.ABORTED,
+            _S.REFUSED,
+            _S.REJECTED,
+            _S.EXPIRED,
+        }
+    ),
     _S.NEEDS_DECISION: frozenset({_S.RUNNING}),
     **{end: frozenset() for end in (_S.SUCCEEDED, _S.FAILED, _S.ABORTED, _S.REJECTED, _S.EXPIRED, _S.REFUSED)},
 }
@@ -64,8 +77,11 @@ class Revision(Noun):
     path: str = ""
     sha256: str = ""
     downgrade: DowngradeKind = "unknown"
-    #: the source of downgrade(), for reading what it destroys; empty when it can't be had
+    #: the source of its way down, for reading what it destroys; empty when it can't be had
     source: str = ""
+    language: Literal["python", "sql"] = "python"
+    #: why there is no way down, where its tool can say more than `downgrade` does
+    why: str = ""
 
 
 class History(Noun):
@@ -77,6 +93,8 @@ class History(Noun):
     current: tuple[str, ...]
     version_table: str = "alembic_version"
     version_table_schema: str | None = None
+    #: how the revisions where the database stands are read; None: the column version_num of that table
+    version_query: str | None = None
     #: the tool opens one transaction for the whole downgrade (False: one per migration, or none)
     one_transaction: bool = False
     #: things a reader of the card should know, e.g. a statement that a read-only session refused
@@ -98,7 +116,7 @@ class PlanStep(Noun):
 class Option(Noun):
     """A way back, beside the others. `seconds` None: not measured."""
 
-    name: Literal["downgrade", "restore", "fix forward"]
+    name: Literal["downgrade", "restore", "point in time", "fix forward"]
     loses: str
     seconds: float | None = None
     certain: str
@@ -111,7 +129,7 @@ class Plan(Noun):
     """Frozen: what will be done to which database. `loss` is what the rehearsal found; before it, and without one, what the scripts say."""
 
     target: str
-    strategy: Literal["downgrade", "reapply"] = "downgrade"
+    strategy: Strategy = "downgrade"
     from_: str
     to: str
     #: in the order in which they run: newest first, for a reapply oldest first
@@ -126,15 +144,32 @@ class Plan(Noun):
     identity: Identity
     version_table: str = "alembic_version"
     version_table_schema: str | None = None
+    version_query: str | None = None
     one_transaction: bool = False
     #: names of the sql verifications, so that editing one changes the digest
     verify: tuple[str, ...] = ()
     #: the run whose archive is put back; for a reapply
     archive: str | None = None
+    #: the copy that comes back: a file of the store, or a database beside this one
+    source: BackupFile | None = None
+    #: the tables that come back out of it, as SQL names them
+    tables_back: tuple[str, ...] = ()
+    rule: MergeRule = MergeRule()
+    #: the instant to which it is recovered, ISO 8601 with its zone
+    point: str | None = None
     rehearsal: Rehearsal | None = None
     options: tuple[Option, ...] = ()
     expected_seconds: float | None = None
     remarks: tuple[str, ...] = ()
+
+    @property
+    def version(self) -> tuple[str, str | None, str | None]:
+        """Where the database's own revision is read: table, schema, and the tool's query instead of the table."""
+        return self.version_table, self.version_table_schema, self.version_query
+
+    @property
+    def way(self) -> Way:
+        return WAYS[self.strategy]
 
     @property
     def tables(self) -> tuple[str, ...]:
@@ -196,7 +231,7 @@ class Request(Noun):
     reason: str
     severity: Severity
     by: Person
-    strategy: Literal["downgrade", "reapply"] = "downgrade"
+    strategy: Strategy = "downgrade"
     #: the Slack channel of the card; None when the target has none
     channel: str | None = None
     #: where a private answer may go; emptied once used

@@ -61,3 +61,11 @@ class Answer(Noun):
     columns: tuple[str, ...]
     rows: tuple[tuple[Any, ...], ...]
     truncated: bool = False
+
+
+class Right(Noun):
+    """One thing that Backout's role has to be able to do. `missing`: the SQL that would give it, or why not, in a sentence."""
+
+    name: str
+    works: bool
+    missing: str = ""

@@ -8,10 +8,10 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
 from bot.errors import Refusal
-from bot.evidence import Archive, BackupFile, Loss, Part, PutBack, Snapshot, Touched
+from bot.evidence import Archive, BackupFile, Compared, Loss, Merged, MergeRule, Part, PutBack, Sampled, Snapshot, Touched
 from bot.keeping import ArchiveSink, ArchiveSource, Work
 from bot.model import Alarm, Attempt, Delivery, Event, History, Plan, Request, Run, State
-from bot.place import Answer, Connect, Identity, Session
+from bot.place import Answer, Connect, Identity, Right, Session
 
 Progress = Callable[[str], Awaitable[None]]
 
@@ -39,14 +39,19 @@ class Database(Protocol):
     async def examine(self) -> None:
         """Raise the Refusal that stands in the way of any rollback here: pooler, standby, missing rights."""
 
+    async def rights(self) -> tuple[Right, ...]:
+        """What Backout's role may do here, found by doing it harmlessly (databases.md F24)."""
+
     def fence(self, key: str) -> AbstractAsyncContextManager[Fence]:
         """Take the target's fence. Raises Refusal(fence_taken) when another holder lives."""
 
     def challenge(self) -> AbstractAsyncContextManager[tuple[int, int]]:
         """Hold a random advisory lock in the database itself; whoever sees it in pg_locks is connected to the same one (F14)."""
 
-    async def heads(self, table: str, schema: str | None) -> tuple[str, ...]:
-        """Rows of the version table, on a connection of our own. Raises Refusal(version_table_missing)."""
+    async def heads(self, table: str, schema: str | None, query: str | None = None) -> tuple[str, ...]:
+        """Rows of the version table, or of the tool's own `query` for them (one column, text), on a connection of our own.
+
+        Raises Refusal(version_table_missing)."""
 
     async def snapshot(self, *, count: bool) -> Snapshot: ...
     async def ask(self, sql: str) -> Answer:
@@ -64,8 +69,14 @@ class Database(Protocol):
     async def end_sessions(self, application: str) -> tuple[Session, ...]:
         """Terminate them and see them gone. Raises OutcomeUnknown when they would not go."""
 
-    async def objections(self, max_size: int) -> tuple[str, ...]:
-        """Why no copy may be taken of it now (databases.md F3), in sentences with the number; `max_size` in bytes."""
+    async def objections(self, max_size: int | None) -> tuple[str, ...]:
+        """Why no copy may be taken of it now (databases.md F3), in sentences with the number; `max_size` in bytes, None: of any size."""
+
+    async def remarks(self) -> tuple[str, ...]:
+        """What is to be said of the server now and stops nothing: standbys, a transaction that has been open for long."""
+
+    def sampling(self, work: Work) -> AbstractAsyncContextManager[Sampling]:
+        """Some rows of every table stand for those that are too many to be copied."""
 
     async def holders(self, tables: Sequence[str]) -> tuple[Session, ...]:
         """Client sessions that hold a lock on one of these tables now, ours left out. Names are quoted as in SQL."""
@@ -81,9 +92,12 @@ class Database(Protocol):
 
     # what a rollback destroys
 
-    async def lost_since(self, before: Connect, progress: Progress) -> tuple[Loss, ...]:
+    async def lost_since(self, before: Connect, progress: Progress, *, sampled: bool = False) -> tuple[Loss, ...]:
         """What is in the database `before` and not here: every relation compared, rows and values counted. `before` is a copy on the same server:
-        relations keep their OIDs in it. Revisions are not known here."""
+        relations keep their OIDs in it. Revisions are not known here. `sampled`: also enum labels that no row there uses."""
+
+    async def fill_views(self) -> tuple[str, ...]:
+        """Materialized views that a copy without rows left unfilled; what could not be filled, in sentences."""
 
     async def touched_since(self, before: Connect, progress: Progress) -> tuple[tuple[Loss, ...], Mapping[str, Touched]]:
         """The same, and by table which rows are gone or changed."""
@@ -92,6 +106,9 @@ class Database(Protocol):
         """The same things, counted here and now; what could not be counted has no count, and its `why` says so."""
 
     # the restore point
+
+    async def may_dump(self) -> str | None:
+        """Why a dump of it can't succeed on this server (locks), in a sentence; None when it can."""
 
     async def may_clone(self) -> str | None:
         """Why a clone can't be made on this server (rights, size), in a sentence; None when it can."""
@@ -110,6 +127,43 @@ class Database(Protocol):
     def beside(self, name: str) -> Database:
         """Another database of this server, entered as Backout."""
 
+    # a database beside it, and its place
+
+    async def may_make_beside(self) -> str | None:
+        """Why no empty database can be made beside it for a restore, in a sentence; None when it can. Room on the disk is not known."""
+
+    async def beside_for_restore(self, name: str, note: str) -> BackupFile:
+        """An empty database for a restore: encoding, locale, tablespace and owner as here, nobody but Backout enters. `drop_clone` drops it.
+
+        `note` is its comment and begins with 'Backout: '. A dead attempt's is replaced. Raises StepFailed, OutcomeUnknown."""
+
+    def kept_name(self, at: dt.datetime) -> str:
+        """How this database is called when another one took its place at that time: 'shop_until_20260131_030500', at most 63 bytes."""
+
+    async def may_swap(self, incoming: BackupFile, kept: str | None = None) -> tuple[Refusal, ...]:
+        """What stands in the way of putting `incoming` (a clone, or made beside) in its place; warnings say what will be different there.
+
+        Owner, rights and settings are tried on it and rolled back. The door may be closed."""
+
+    async def swap(self, incoming: BackupFile, kept: str, note: str, run: str, name: str) -> BackupFile:
+        """One transaction: sessions ended, both renames; owner, rights, settings, limits, comment, and this run's closed door go along.
+
+        The old database, returned, is called `kept`, has `note` as its comment ('Backout: ...') and is closed. `name` is the application_name.
+        Raises StepFailed (nothing was changed), OutcomeUnknown (`swapped` tells)."""
+
+    async def swapped(self, incoming: BackupFile, kept: str) -> bool | None:
+        """Is `incoming` in the place? None: nobody can say, since it is just happening or somebody else renamed. Former sessions are ended first."""
+
+    # single tables of a database beside
+
+    async def compare_tables(self, tables: Sequence[str], source: BackupFile, progress: Progress) -> tuple[Compared, ...]:
+        """Row by row, by key, of tables named as in SQL; nothing is changed. What can't be merged says why. Raises StepFailed, OutcomeUnknown."""
+
+    async def merge_tables(self, tables: Sequence[str], source: BackupFile, rule: MergeRule, progress: Progress) -> Merged:
+        """In one transaction, idempotent: live tables keep their identity, conflicts are left alone and named, nothing cascades (databases.md F16).
+
+        Raises StepFailed (nothing was changed), OutcomeUnknown."""
+
     # the archive
 
     async def archive(
@@ -124,6 +178,16 @@ class Database(Protocol):
 
     async def put_back(self, kept: Archive, source: ArchiveSource, progress: Progress, *, triggers: bool) -> PutBack:
         """In one transaction, idempotent; conflicts are left alone and named (databases.md F12). Raises StepFailed, OutcomeUnknown."""
+
+
+class Sampling(Protocol):
+    """Rows of one instant."""
+
+    #: an exported snapshot, so that a dump of the schema is of the same instant
+    snapshot: str
+
+    async def copy_into(self, copy: Connect, progress: Progress) -> Sampled:
+        """Into a database that has the tables and no constraints between them yet. Raises StepFailed, OutcomeUnknown."""
 
 
 class Scratch(Protocol):
@@ -141,6 +205,10 @@ class Scratch(Protocol):
     def partial(self) -> tuple[str, ...]:
         """What makes evidence from here less than a proof, in sentences; more may come while it is used."""
 
+    @property
+    def owners(self) -> bool:
+        """Whether what is restored there gets its owners; False: everything belongs to the one role that may do nothing else."""
+
     async def create(self, name: str) -> None:
         """An empty database, owned and set up as the target's."""
 
@@ -148,6 +216,9 @@ class Scratch(Protocol):
     async def drop(self, name: str) -> None: ...
     async def cut_off(self, name: str) -> tuple[str, ...]:
         """Take out what leads elsewhere: subscriptions, publications, user mappings, schedulers' events; then ANALYZE. What was cut, in sentences."""
+
+    async def known_as(self, name: str, note: str) -> BackupFile:
+        """That database as a copy beside another (format 'clone'); `note` begins with 'Backout: '."""
 
     def superuser(self, name: str) -> Connect:
         """How a copy is restored into that database."""
@@ -159,8 +230,8 @@ class Scratch(Protocol):
 class Scratches(Protocol):
     """Where copies are tried."""
 
-    def open(self, work: Work) -> AbstractAsyncContextManager[Scratch]:
-        """A server of its own; gone afterwards, whatever happens. Raises Refusal(rehearsal_impossible)."""
+    def open(self, work: Work, *, sampled: bool = False) -> AbstractAsyncContextManager[Scratch]:
+        """A server of its own; gone afterwards, whatever happens. `sampled`: not all rows will be there. Raises Refusal(rehearsal_impossible)."""
 
     async def clean(self) -> None:
         """Remove what dead processes left behind."""
@@ -236,8 +307,11 @@ class Journal(Protocol):
     async def move(self, run: str, to: State, kind: str, **data: Any) -> Event:
         """Change of state and its event. Raises TransitionRefused."""
 
-    async def store_plan(self, run: str, plan: Plan, **data: Any) -> None:
-        """A plan that is to be rehearsed: another round begins, without digest or seats; former approvals are void. -> rehearsing."""
+    async def store_plan(self, run: str, plan: Plan, *, unless_since: dt.datetime | None = None, **data: Any) -> None:
+        """A plan that is to be rehearsed: another round begins, without digest or seats; former approvals are void. -> rehearsing.
+
+        With `unless_since` it is a request's first: raises Refusal, rehearsal_in_progress when another run is rehearsed from that server now,
+        rehearsed_too_soon when a run that the same person asked for has begun one since then."""
 
     async def store_evidence(self, run: str, plan: Plan, seats: Sequence[str], **data: Any) -> None:
         """The plan with its evidence, its digest and its open seats. -> awaiting_approval."""
@@ -254,6 +328,9 @@ class Journal(Protocol):
 
     async def head_for(self, run: str, ending: State, kind: str, **data: Any) -> bool:
         """Note where a running run shall end (cancel). False when it already heads somewhere."""
+
+    async def turn(self, run: str, ending: State, kind: str, **data: Any) -> bool:
+        """awaiting_approval -> running, only to end so. False when it went on in the same moment."""
 
     async def clear_decision(self, run: str) -> None: ...
     async def intend(self, run: str, step: str) -> Attempt:
@@ -288,7 +365,12 @@ class Journal(Protocol):
         """Did the revision ever move after a rollback, without Backout?"""
 
     async def keep_backup(self, target: str, run: str, revision: str, file: BackupFile, until: dt.datetime) -> None: ...
-    async def backups(self, target: str) -> tuple[Mapping[str, Any], ...]: ...
+    async def backups(self, target: str) -> tuple[Mapping[str, Any], ...]:
+        """Newest first: name, run, revision, file, made, keep_until, proven (None: never restored), ended (of its run; None: it goes on)."""
+
+    async def prove_backup(self, target: str, name: str) -> None:
+        """It was restored, all of it, now."""
+
     async def forget_backup(self, target: str, name: str) -> None: ...
     async def keep_archive(self, archive: Archive, until: dt.datetime) -> None: ...
     async def archives(self, target: str) -> tuple[tuple[Archive, dt.datetime], ...]:

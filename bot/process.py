@@ -47,6 +47,12 @@ class Running:
         while data := await self._process.stdout.read(65536):
             yield data
 
+    async def errors(self) -> AsyncIterator[bytes]:
+        """What it says beside its output, when it was started with `apart`."""
+        assert self._process.stderr is not None
+        while data := await self._process.stderr.read(65536):
+            yield data
+
     async def send(self, data: bytes) -> None:
         assert self._process.stdin is not None
         with suppress(BrokenPipeError, ConnectionResetError):
@@ -76,12 +82,14 @@ async def start(
     directory: Path | None = None,
     user: int | None = None,
     group: int | None = None,
+    apart: bool = False,
 ) -> AsyncIterator[Running]:
-    """Start a program; leaving the context kills its whole group. Raises ProgramMissing."""
+    """Start a program; leaving the context kills its whole group. `apart`: its output is data, what it says is not in it. Raises ProgramMissing."""
     try:
         process = await asyncio.create_subprocess_exec(  # noqa: TID251  this is the one place
             *argv, env=dict(env), cwd=directory, start_new_session=True, user=user, group=group, extra_groups=[] if user is not None else None,
-            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE if apart else asyncio.subprocess.STDOUT,
         )  # fmt: skip
     except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
         raise ProgramMissing(f"{argv[0]} can't be started: {error.strerror}") from error

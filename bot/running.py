@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from bot.errors import Refusal
 from bot.keeping import Work
@@ -25,11 +25,20 @@ class Program(Protocol):
         """End the whole process group and see it gone."""
 
 
+class Inside(NamedTuple):
+    """A container in which programs are executed, so that it has to run while they do."""
+
+    host: str  #: the engine's address
+    name: str
+
+
 class Runner(Protocol):
     """Where a target's own programs run: beside Backout, in a container, in a pod. Leaving the context ends what still runs, over there."""
 
     #: the program's environment begins with Backout's own few variables (PATH, HOME, ...); False: with those of the place
     inherits: bool
+    #: what has to run while the tool does; None: the runner makes a place of its own
+    inside: Inside | None
 
     def seen(self, connect: Connect, *, copy: bool) -> Connect:
         """How that database is reached from there. Raises Refusal(rehearsal_impossible) for a copy that can't be reached."""
@@ -91,8 +100,11 @@ class Services(Protocol):
 
     kind: str
 
-    async def ready(self) -> tuple[Refusal, ...]:
-        """What stands in the way right now: a service that isn't there, a right that is missing (which verb on what)."""
+    async def ready(self, inside: Inside | None = None) -> tuple[Refusal, ...]:
+        """What stands in the way right now: a service that isn't there, a right that is missing (which verb on what).
+
+        `inside`: where the tool is executed, which can't be among what is stopped for it.
+        """
 
     async def look(self) -> Mapping[str, Any]:
         """What is there now, by service: small JSON with all that `start` gives back."""

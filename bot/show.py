@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from bot import words
 from bot.errors import Refusal
-from bot.evidence import Archive, Loss
+from bot.evidence import Archive, Listed, Loss
 from bot.model import Event, Plan, Run, View
+from bot.place import Right
 
 _MORE = 20  # losses that a terminal shows
 _COUNTED = {"kind", "name", "revision", "certain", "count", "written", "of", "bytes", "newest", "why"}
-_TRIED = {"done", "why", "server", "partial", "seconds", "statements_total", "expected", "findings", "forward"}
+_TRIED = {"done", "why", "server", "partial", "seconds", "statements_total", "expected", "findings", "forward", "sampled"}
 
 
 def line(text: object) -> str:
@@ -93,11 +95,17 @@ def _rehearsal_json(plan: Plan | None) -> dict[str, Any] | None:
     return found.model_dump(mode="json", include=_TRIED)
 
 
-def check_json(target: str, reasons: Iterable[Refusal]) -> dict[str, Any]:
+def check_json(target: str, reasons: Iterable[Refusal], rights_: Iterable[Right]) -> dict[str, Any]:
     """CONTRACT's object of `check --json`; a warning does not make a target unready."""
     found = list(reasons)
     told = [{"code": r.code, "message": r.message, "next": r.next} for r in found]
-    return {"target": target, "ready": all(r.warning for r in found), "reasons": told}
+    ready = all(r.warning for r in found)
+    return {"target": target, "ready": ready, "reasons": told, "rights": [one.model_dump(mode="json") for one in rights_]}
+
+
+def rights(found: Iterable[Right]) -> list[str]:
+    """A table: what works, and the SQL of somebody who may for what does not."""
+    return [f"  {'works  ' if one.works else 'REFUSED'}  {one.name}{f': {line(one.missing)}' if one.missing else ''}" for one in found]
 
 
 def refusal(found: Refusal) -> str:
@@ -107,7 +115,7 @@ def refusal(found: Refusal) -> str:
 def plan(made: Plan) -> str:
     """What a run would do, the decision first."""
     expected = f"{made.expected_seconds:.0f} s (median of earlier runs)" if made.expected_seconds is not None else "not measured yet"
-    moved = "applied, oldest first:" if made.strategy == "reapply" else "undone, newest first:"
+    moved = f"{made.way.revisions}:"
     lines = [f"{made.target}: {made.from_} -> {made.to}, by {made.strategy}", "", moved]
     lines += [f"  {one.revision}  {line(one.message)}  {(one.date or '')[:16]}".rstrip() for one in made.undone]
     lines += ["", f"lost (class {made.loss_class}), {_known(made)}:", *_losses(made.loss)]
@@ -119,7 +127,7 @@ def plan(made: Plan) -> str:
 def _known(made: Plan) -> str:
     tried = made.rehearsal
     if tried is not None and tried.done:
-        return "as a copy showed it"
+        return "as a copy showed it" if tried.sampled is None else "as sampled rows showed it, counted in production"
     return "as far as reading the scripts goes" + (
         f" (not tried on a copy: {line(tried.why)})" if tried is not None else "; a run tries it on a copy first"
     )
@@ -143,7 +151,8 @@ def _evidence(made: Plan) -> Iterator[str]:
     if not tried.done:
         yield f"  NOT tried on a copy: {line(tried.why)}"
         return
-    yield f"  tried on {line(tried.server or 'a copy')}: {words.span(words.moved(tried))}, {words.many(tried.statements_total, 'statement')}"
+    with_ = f", with {words.many(tried.sampled, 'sampled row')}" if tried.sampled is not None else ""
+    yield f"  tried on {line(tried.server or 'a copy')}{with_}: {words.span(words.moved(tried))}, {words.many(tried.statements_total, 'statement')}"
     yield from (f"  {said}" for said in (words.expected(tried, line), words.forward(tried, line)) if said)
     yield from (f"  {words.locked(one, line)}" for one in tried.locks[:3])
     yield from (f"  reservation: {line(one)}" for one in tried.partial)
@@ -176,18 +185,28 @@ def history(runs: Iterable[Run]) -> str:
     return "\n".join(lines) or "no runs yet"
 
 
-def backups(kept: Iterable[Any], archives: Iterable[tuple[Archive, Any]]) -> str:
+def backups(kept: Iterable[Listed], archives: Iterable[tuple[Archive, Any]]) -> str:
     """Copies of the whole database, then what downgrades destroyed."""
-    lines = [
-        f"{one['made']:%Y-%m-%d %H:%M} UTC  {one['name']}  at {one['revision']}  {one['file'].size} bytes  {one['file'].path}  "
-        f"kept until {one['keep_until']:%Y-%m-%d %H:%M} UTC"
-        for one in kept
-    ]
+    lines = [backup(one) for one in kept]
     for made, until in archives:
         tables = ", ".join(f"{words.many(part.rows, 'row')} of {line(part.table)}" for part in made.parts[:3])
         kept_until = f"kept until {until:%Y-%m-%d %H:%M} UTC; put back by: backout reapply {made.target} {made.upper}"
         lines.append(f"archive  {made.file.name}  {made.upper} -> {made.lower}  {tables or 'nothing'}  {made.file.path}  {kept_until}")
     return "\n".join(lines) or "no backups yet"
+
+
+def backup(one: Listed) -> str:
+    if one.file is None or one.made is None:
+        return f"{one.name}  {line(one.refused)}"
+    made = f"{one.made.astimezone(dt.UTC):%Y-%m-%d %H:%M} UTC  {line(one.name)}  at {line(one.revision) or '?'}"
+    made += f"  {one.file.size} bytes  {line(one.file.path)}"
+    sha256 = f"  sha256 {one.file.sha256}" if one.file.sha256 else ""
+    if one.keep_until is not None:
+        proven = f"restored whole {one.proven:%Y-%m-%d %H:%M} UTC" if one.proven else "not restored yet"
+        return f"{made}{sha256}  {proven}  kept until {one.keep_until:%Y-%m-%d %H:%M} UTC"
+    tables = f", {words.many(one.tables, 'table')}" if one.tables is not None else ""
+    of = f"  by somebody else: {one.file.format}, PostgreSQL {line(one.postgres) or '?'}, database {line(one.database) or '?'}{tables}"
+    return f"{made}{sha256}{of}" + (f"  can't be used: {line(one.refused)}" if one.refused else "")
 
 
 def event(happened: Event) -> str:
@@ -212,7 +231,9 @@ def event(happened: Event) -> str:
         case "approved":
             return f"{at}  {data['by']} approved as {data['role']}"
         case "decision_needed":
-            return f"{at}  a decision is needed: backout decide RUN retry|leave|escalate --as USER"
+            choices = "|".join(data.get("options", ("retry", "leave", "escalate")))
+            ways = "".join(f"\n  {line(way)}" for way in data.get("ways", ()))
+            return f"{at}  a decision is needed: {line(data.get('why', ''))}{ways}\n  backout decide RUN {choices} --as USER"
         case "refused":
             return f"{at}  refused, {data['code']}: {data['message']} {data['next']}"
         case "denied" | "ticked" | "requested":

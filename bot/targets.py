@@ -4,32 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from bot.backups import BACKUPS
+from bot.backups import BACKUPS, POINTS_IN_TIME
 from bot.backups.archives import StoredArchives
+from bot.backups.recovering import Recovering
+from bot.clock import SystemClock
 from bot.config import Config, Rehearsal, TargetConfig, adapter_kind, adapter_settings
+from bot.databases.connecting import connected
 from bot.databases.door import Door
 from bot.databases.postgres import PostgresDatabase
 from bot.databases.scratch import ThrowawayScratches
+from bot.databases.scratch_elsewhere import OtherServerScratches
+from bot.databases.scratch_same import SameServerScratches
 from bot.durable import RehearsalRules, TargetParts
 from bot.embedded import binaries
 from bot.errors import ConfigError
+from bot.evidence import MergeRule
+from bot.keeping import PointInTime, Store
 from bot.place import Connect
 from bot.platforms import ONCE, PLATFORMS, SERVICES
 from bot.platforms.services import ServicesPlatform
 from bot.platforms.several import Several, Strangers
-from bot.ports import Database, MigrationTool
+from bot.ports import Database, MigrationTool, Scratches
 from bot.runners import RUNNERS
-from bot.running import Platform
+from bot.running import Inside, Platform, Runner
 from bot.settings import inherited
 from bot.stores import STORES
 from bot.throwaway import Throwaways
 from bot.tools import TOOLS
-
-_NO_REHEARSAL = {
-    "none": "The target says so (rehearsal.server: none).",
-    "same": "Trying it on the target's own server is not built yet (rehearsal.server: same).",
-}
+from bot.values import address
 
 
 def target(config: Config, name: str, journal_system: str, home: Path) -> TargetParts:
@@ -39,9 +43,7 @@ def target(config: Config, name: str, journal_system: str, home: Path) -> Target
         target=name, tool=part.database, admin=part.admin, maintenance_database=part.maintenance_database, journal_system=journal_system
     )
     tools = _Tools(part, where, base)
-    if not isinstance(part.backups.store, str):
-        raise ConfigError(f"{where}.backups.store: write a folder, such as ./backups.")
-    store = STORES["directory"](base / part.backups.store)
+    store, spool = _store(part, where, base), home / "spool"
     backup_class = BACKUPS["dump"]
 
     def enter(connect: Connect) -> tuple[Database, MigrationTool]:
@@ -51,12 +53,23 @@ def target(config: Config, name: str, journal_system: str, home: Path) -> Target
         return other, tools.of(other)
 
     return TargetParts(
-        name=name, channels=part.channels, tool=tools.of(database), database=database,
-        backup=backup_class(store, part.admin, backup_class.Settings(), embedded=binaries, waiters=database.waiters),
-        archives=StoredArchives(store), platform=_platform(part, where, database.strangers), rehearsal=_rehearsal(part, tools, home), enter=enter,
-        triggers=part.put_back.triggers == "fire", verify=part.verify, health=part.health, watch=part.watch, keep=part.backups.keep,
+        name=name, channels=part.channels, tool=tools.of(database), runner=tools.runner, database=database,
+        backup=backup_class(store, part.admin, backup_class.Settings(), embedded=binaries, waiters=database.waiters, spool=spool),
+        archives=StoredArchives(store, spool), pitr=_pitr(part, where, base, home),
+        platform=_platform(part, where, database.strangers, tools.runner.inside),
+        rehearsal=_rehearsal(part, tools, home), enter=enter, elsewhere=lambda connect: PostgresDatabase(target="copy", tool=connect, admin=connect),
+        rule=MergeRule(**part.tables.model_dump(), triggers=part.put_back.triggers == "fire"), triggers=part.put_back.triggers == "fire",
+         verify=part.verify, health=part.health, watch=part.watch, keep=part.backups.keep,
         questions=part.questions, checklist=part.checklist,
     )  # fmt: skip
+
+
+def _store(part: TargetConfig, where: str, base: Path) -> Store:
+    written = part.backups.store
+    options = {"kind": "directory", "path": written} if isinstance(written, str) else written
+    store_class: Any = STORES[adapter_kind(options, STORES, f"{where}.backups.store")]
+    made: Store = store_class.of(adapter_settings(store_class.Settings, options, f"{where}.backups.store"), base)
+    return made
 
 
 class _Tools:
@@ -64,15 +77,15 @@ class _Tools:
 
     def __init__(self, part: TargetConfig, where: str, base: Path) -> None:
         runner_class = RUNNERS[adapter_kind(part.runner, RUNNERS, f"{where}.runner")]
-        self._runner = runner_class(adapter_settings(runner_class.Settings, part.runner, f"{where}.runner"))
+        self.runner: Runner = runner_class(adapter_settings(runner_class.Settings, part.runner, f"{where}.runner"))
         self._class = TOOLS[adapter_kind(part.tool, TOOLS, f"{where}.tool")]
         self._settings = adapter_settings(self._class.Settings, part.tool, f"{where}.tool").placed(base)
 
     def of(self, database: Database, extra: Mapping[str, str] | None = None) -> MigrationTool:
-        return self._class(self._settings, self._runner, database, inherited=inherited() if self._runner.inherits else {}, extra=extra or {})
+        return self._class(self._settings, self.runner, database, inherited=inherited() if self.runner.inherits else {}, extra=extra or {})
 
 
-def _platform(part: TargetConfig, where: str, strangers: Strangers) -> Platform:
+def _platform(part: TargetConfig, where: str, strangers: Strangers, inside: Inside | None) -> Platform:
     maintenance = part.admin.model_copy(update={"database": part.maintenance_database})
     made: list[Platform] = []
     for number, options in enumerate(part.platform):
@@ -84,23 +97,40 @@ def _platform(part: TargetConfig, where: str, strangers: Strangers) -> Platform:
             services_class = SERVICES[kind]
             settings = adapter_settings(services_class.Settings, options, place)
             named = sum(one.kind == kind for one in made)
-            made.append(ServicesPlatform(services_class(settings), kind if not named else f"{kind} {named + 1}", settings))
+            made.append(ServicesPlatform(services_class(settings), kind if not named else f"{kind} {named + 1}", settings, inside))
         else:
             platform_class = PLATFORMS[kind]
             made.append(platform_class(adapter_settings(platform_class.Settings, options, place), Door(maintenance, part.database)))
     return made[0] if made[0].kind in ONCE and len(made) == 1 else Several(made, strangers)
 
 
+def _pitr(part: TargetConfig, where: str, base: Path, home: Path) -> PointInTime | None:
+    if part.backups.pitr is None:
+        return None
+    kind = adapter_kind(part.backups.pitr, POINTS_IN_TIME, f"{where}.backups.pitr")
+    source_class = POINTS_IN_TIME[kind]
+    settings = adapter_settings(source_class.Settings, part.backups.pitr, f"{where}.backups.pitr")
+    clusters = Throwaways(home / "pitr")
+    return Recovering(source_class(settings, base, clusters.programs), part.admin, clusters, connected, SystemClock(), home / "pitr")
+
+
 def _rehearsal(part: TargetConfig, tools: _Tools, home: Path) -> RehearsalRules:
     rules: Rehearsal = part.rehearsal
-    if rules.server != "throwaway":
-        why = _NO_REHEARSAL.get(rules.server, "Trying it on another server is not built yet (rehearsal.server: URL).")
-        return RehearsalRules(where=None, max_size=rules.max_size, within=rules.within, why_not=why)
 
-    def at(tool: Connect, admin: Connect) -> tuple[Database, MigrationTool]:
-        copy = PostgresDatabase(target="copy", tool=tool, admin=admin)
+    def at(tool: Connect, admin: Connect, maintenance: str) -> tuple[Database, MigrationTool]:
+        copy = PostgresDatabase(target="copy", tool=tool, admin=admin, maintenance_database=maintenance)
         return copy, tools.of(copy, {**rules.env, "BACKOUT_REHEARSAL": "1"})
 
-    place = home / "scratch"
-    where = ThrowawayScratches(part.admin, part.database, Throwaways(place), at, place)
+    where: Scratches
+    match rules.server:
+        case "none":
+            why = "The target says so (rehearsal.server: none)."
+            return RehearsalRules(where=None, max_size=rules.max_size, within=rules.within, why_not=why)
+        case "same":
+            where = SameServerScratches(part.admin, part.maintenance_database, part.database, at)
+        case "throwaway":
+            place = home / "scratch"
+            where = ThrowawayScratches(part.admin, part.database, Throwaways(place), at, place)
+        case url:
+            where = OtherServerScratches(part.admin, part.database, address(url), at)
     return RehearsalRules(where=where, max_size=rules.max_size, within=rules.within)

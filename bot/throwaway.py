@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import re
 import shutil
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 
 from bot.embedded import EmbeddedPostgres, binaries
 from bot.errors import ConfigError, ProgramMissing
+from bot.finishing import whatever_happens
 from bot.place import Connect
 from bot.process import run
+from bot.recovery import Fill, RecoveringPostgres
 from bot.settings import inherited
 
 _VERSION = re.compile(r"\(PostgreSQL\) (\d+)")
@@ -60,18 +62,30 @@ class Throwaways:
     @asynccontextmanager
     async def start(self, name: str, major: int, *, superuser: str, settings: Mapping[str, str]) -> AsyncIterator[Connect]:
         """Its superuser, on the database `postgres`. Raises ConfigError, ProgramFailed, OSError. Stopped and removed at the end."""
-        programs = (await installed()).get(major)
-        if programs is None:
-            raise ConfigError(f"There is no PostgreSQL {major} on this machine.")
-        own = binaries(major) if major in _WHEEL else None
-        cluster = EmbeddedPostgres(
-            self._home, name=name, major=major, durable=False, programs=None if programs == own else programs, superuser=superuser, settings=settings
-        )
+        programs = _given(await self.programs(major), major)
+        cluster = EmbeddedPostgres(self._home, name=name, major=major, durable=False, programs=programs, superuser=superuser, settings=settings)
         self._mark(name)
         try:
             yield await cluster.start()
         finally:
-            await _whatever_happens(self._remove(cluster, name))
+            await whatever_happens(self._remove(cluster, name))
+
+    @asynccontextmanager
+    async def recover(self, name: str, major: int, fill: Fill) -> AsyncIterator[tuple[RecoveringPostgres, Connect]]:
+        """A server that begins with the files that `fill` puts there, and how its role will enter. Errors and end as `start`."""
+        cluster = RecoveringPostgres(self._home, name=name, major=major, programs=_given(await self.programs(major), major), fill=fill)
+        self._mark(name)
+        try:
+            yield cluster, await cluster.start()
+        finally:
+            await whatever_happens(self._remove(cluster, name))
+
+    async def programs(self, major: int) -> Path:
+        """The folder of that major version's programs. Raises ConfigError."""
+        programs = (await installed()).get(major)
+        if programs is None:
+            raise ConfigError(f"There is no PostgreSQL {major} on this machine.")
+        return programs
 
     async def clean(self, prefix: str) -> tuple[str, ...]:
         """Remove clusters whose name begins so and that nobody uses any more: their names."""
@@ -88,21 +102,13 @@ class Throwaways:
         (self._home / name).chmod(0o711)
 
     async def _remove(self, cluster: EmbeddedPostgres, name: str) -> bool:
-        if not await cluster.remove():
+        if not await cluster.remove() or cluster.directory.exists():  # a program that outlived us may still write there: next time
             return False
         await asyncio.to_thread(shutil.rmtree, self._home / name, ignore_errors=True)
         return True
 
 
-async def _whatever_happens(work: Coroutine[None, None, object]) -> None:
-    """To its end, also when we are cancelled meanwhile; then the cancellation goes on."""
-    task = asyncio.ensure_future(work)
-    cancelled: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.wait({task})
-        except asyncio.CancelledError as error:
-            cancelled = error
-    task.result()
-    if cancelled is not None:
-        raise cancelled
+def _given(programs: Path, major: int) -> Path | None:
+    """None for the wheel's own, which may have to be copied to where the user that runs them can go."""
+    own = binaries(major) if major in _WHEEL else None
+    return None if programs == own else programs

@@ -53,7 +53,7 @@ def _spelled_size(value: int) -> str:
     return f"{value // 1024**power}{unit}"
 
 
-def _connect(value: Any) -> Connect:
+def address(value: Any) -> Connect:
     if not isinstance(value, str):
         raise ValueError("must be a connection URL, as text")  # noqa: TRY004  pydantic's protocol
     try:
@@ -64,7 +64,7 @@ def _connect(value: Any) -> Connect:
 
 def _server(value: str) -> str:
     if value not in {"throwaway", "same", "none"}:
-        _connect(value)
+        address(value)
     return value
 
 
@@ -126,7 +126,7 @@ Size = Annotated[
     PlainSerializer(_spelled_size, when_used="json"),
     WithJsonSchema({"type": "string", "pattern": "^[1-9][0-9]*(MB|GB|TB)$"}),
 ]
-Url = Annotated[Connect, BeforeValidator(_connect), WithJsonSchema({"type": "string", "format": "uri"})]
+Url = Annotated[Connect, BeforeValidator(address), WithJsonSchema({"type": "string", "format": "uri"})]
 Options = Annotated[dict[str, Any], BeforeValidator(_options), WithJsonSchema({"type": "object", "required": ["kind"]})]
 Id = Annotated[str, AfterValidator(_id)]
 Seats = dict[str, Annotated[int, Field(ge=1)]]

@@ -25,10 +25,18 @@ class Looker:
         try:
             limit = aiohttp.ClientTimeout(total=timeout.total_seconds())
             async with aiohttp.ClientSession(timeout=limit) as session, session.get(url, allow_redirects=False) as answer:
-                body = await answer.content.read(_BODY)
+                body = await _beginning(answer.content)
                 return answer.status, body, asyncio.get_running_loop().time() - began
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise StepFailed(f"no answer: {type(error).__name__}") from error
+
+
+async def _beginning(stream: aiohttp.StreamReader) -> bytes:
+    """One read gives what has arrived so far, which may be a piece."""
+    found = b""
+    while len(found) < _BODY and (piece := await stream.read(_BODY - len(found))):
+        found += piece
+    return found
 
 
 class Server:

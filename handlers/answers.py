@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Sequence
 
 from bot.errors import Refusal
-from bot.evidence import Archive, size
+from bot.evidence import Archive, Listed, size
 from bot.model import ENDS, Plan, Run, State, View
+from bot.place import Right
 from handlers import story
 from handlers.blocks import listing
 from handlers.text import code, fenced, safe, short, when
@@ -26,6 +26,7 @@ def help_(command: str, targets: Collection[str]) -> str:
             f"`{command} 0004 sev high because orders fail`   `{command} -1`   `{command} shop base`",
             f"`{command} plan -1`  what it would do, changing nothing",
             f"`{command} reapply 0005 sev high because the fix is out`  forward again, with what was archived put back",
+            f"`{command} restore BACKUP`  `{command} tables orders from BACKUP`  `{command} pitr 2026-01-17 10:00 UTC`  when a downgrade can't do it",
             f"`{command} status`  `abort`  `report`  of the newest run here, or of a RUN",
             f"`{command} note traffic is normal again`  for the report; in a run's thread just write",
             f"`{command} history`  `backups`  `check`  can it be rolled back right now",
@@ -82,7 +83,7 @@ def history(target: str, runs: Sequence[Run]) -> str:
     return f"*{safe(target)}, newest first*\n" + listing(lines, _ROOM, _LEFT_OUT)
 
 
-def backups(target: str, kept: Sequence[Mapping[str, Any]], archives: Sequence[tuple[Archive, dt.datetime]] = ()) -> str:
+def backups(target: str, kept: Sequence[Listed], archives: Sequence[tuple[Archive, dt.datetime]] = ()) -> str:
     """Copies of the whole database, then archives: what downgrades destroyed, and until when it can be put back."""
     if not kept and not archives:
         return f"There is no backup of {code(target)} that Backout made. Every run takes one before it changes anything."
@@ -96,7 +97,13 @@ def _archive(made: Archive, until: dt.datetime) -> str:
     return f"{code(made.file.name, 120)}, {story.kept(made)}, kept until {when(until)}; it comes back with {story.put_it_back(made)}"
 
 
-def check(target: str, reasons: Sequence[Refusal]) -> str:
+def check(target: str, reasons: Sequence[Refusal], rights: Sequence[Right] = ()) -> str:
+    refused = [f"• may not {safe(one.name, 80)}: {code(one.missing, 300)}" for one in rights if not one.works]
+    limits = "\n*What Backout's role may not do, so that plans leave it out*\n" + listing(refused, _ROOM, _LEFT_OUT) if refused else ""
+    return _ready(target, reasons) + limits
+
+
+def _ready(target: str, reasons: Sequence[Refusal]) -> str:
     if not reasons:
         return f"*{safe(target)} can be rolled back right now.*"
     lines = [f"• {safe(each.message, 400)} *Next:* {safe(each.next, 300)} ({code(each.code)})" for each in reasons]
@@ -112,15 +119,17 @@ def not_built(verb: str) -> str:
     return f"{code(verb)} is not built yet. What there is: `help`."
 
 
-def _backup(kept: Mapping[str, Any]) -> str:
-    file = kept.get("file")
-    count = getattr(file, "size", None) or (file.get("size") if isinstance(file, Mapping) else None)
-    clone = getattr(file, "format", "") == "clone"
-    made = kept.get("made")
-    until = kept.get("keep_until")
-    told = [code(kept.get("name", "?"), 120), f"at revision {code(kept.get('revision') or '?', 40)}"]
-    told += ["a clone beside it"] if clone else []
-    told += [size(count)] if count else []
-    told += [f"made {when(made)}"] if made else []
-    told += [f"kept until {when(until)}"] if until else []
+def _backup(kept: Listed) -> str:
+    if kept.file is None:
+        return f"{safe(kept.name)}: {safe(kept.refused, 300)}"
+    told = [code(kept.name, 120), f"at revision {code(kept.revision or '?', 40)}", size(kept.file.size)]
+    told += ["a clone beside it"] if kept.file.format == "clone" else []
+    told += [f"from {when(kept.made)}"] if kept.made else []
+    if kept.keep_until is not None:
+        told += [f"restored whole {when(kept.proven)}" if kept.proven else "not restored yet", f"kept until {when(kept.keep_until)}"]
+    else:
+        of = f" of database {code(kept.database, 60)}" if kept.database else ""
+        told += [f"made by others{of} ({safe(kept.file.format)}, PostgreSQL {safe(kept.postgres or '?', 20)})"]
+    told += [f"sha256 {code(kept.file.sha256[:12])}"] if kept.file.sha256 else []
+    told += [f"*can't be used*: {safe(kept.refused, 200)}"] if kept.refused else []
     return ", ".join(told)

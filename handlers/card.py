@@ -9,7 +9,7 @@ from typing import Any
 from bot import words
 from bot.model import ENDS, Plan, State, View
 from bot.words import many
-from handlers import story
+from handlers import copies, story
 from handlers.blocks import BOXES, Block, Message, button, checkboxes, confirm, context, header, is_cut, listing, option, section, within_limits
 from handlers.sentences import SENTENCES
 from handlers.text import clean, code, safe, when
@@ -64,26 +64,30 @@ def _what(view: View) -> list[Block]:
     lines = story.loss_lines(plan, story.found(view.run))
     shown = lines[:_WORST] if view.run.state is State.AWAITING_APPROVAL else lines
     more = [f"• and {len(lines) - len(shown)} more, below"] if len(lines) > len(shown) else []
-    if not lines and plan.strategy == "reapply":
+    if not lines and plan.strategy != "downgrade":
         return moved
-    title = "Destroyed" if story.is_done(view.run, "downgrade") else "Would be destroyed"
-    lost = listing([*shown, *more], ROOM) or ("Nothing." if _proven(plan) else "Reading the scripts found nothing.")
+    lost_word = "destroyed" if plan.way.by_tool else "missing"
+    title = lost_word.capitalize() if story.is_done(view.run, plan.way.move) else f"Would be {lost_word}"
+    nothing = "Nothing." if _proven(plan) else "Nothing that sampled rows show." if _sampled(plan) else "Reading the scripts found nothing."
+    lost = listing([*shown, *more], ROOM) or nothing
     return [*moved, section(f"*{title} (loss class {plan.loss_class})*\n{lost}")]
 
 
 def _moved(view: View, plan: Plan) -> list[Block]:
     """The migrations. A single one that is undone stands in the decision already."""
-    if plan.strategy == "reapply":
-        title = "Applied, oldest first" if story.is_done(view.run, "upgrade") else "Would be applied, oldest first"
-    elif len(plan.undone) > 1:
-        title = "Undone, newest first" if story.is_done(view.run, "downgrade") else "Would be undone, newest first"
-    else:
+    if not plan.undone or (plan.strategy == "downgrade" and len(plan.undone) == 1):
         return []
+    done = story.is_done(view.run, plan.way.move)
+    title = plan.way.revisions.capitalize() if done else f"Would be {plan.way.revisions}"
     return [section(f"*{title}*\n{listing(story.undone_lines(plan), LITTLE)}")]
 
 
 def _proven(plan: Plan) -> bool:
-    return plan.rehearsal is not None and plan.rehearsal.done
+    return plan.rehearsal is not None and plan.rehearsal.done and not _sampled(plan)
+
+
+def _sampled(plan: Plan) -> bool:
+    return plan.rehearsal is not None and plan.rehearsal.sampled is not None
 
 
 def _showed(view: View) -> list[Block]:
@@ -91,6 +95,9 @@ def _showed(view: View) -> list[Block]:
     tried = view.run.plan.rehearsal if view.run.plan else None
     if tried is None or not tried.done:
         return []
+    if view.run.plan and not view.run.plan.way.by_tool:
+        shown = copies.showed(view.run.plan)
+        return [section("*What the copy holds*\n" + listing(shown, ROOM))] if shown else []
     schema, forward = words.expected(tried, _said), words.forward(tried, _said)
     good = tried.expected == "same" and tried.forward == "works"
     found = [*([f"{schema} {forward}"] if good else [schema, forward]), *map(_said, tried.put_back)]
@@ -223,6 +230,13 @@ def _in_the_way(view: View) -> list[Block]:
     return [{"type": "actions", "block_id": f"sessions:{run.id}", "elements": [element]}]
 
 
+def _ways_out(view: View) -> list[Block]:
+    """What going on could look like, besides trying again and leaving."""
+    asked = story.newest(view, "decision_needed")
+    ways = asked.data.get("ways", ()) if asked else ()
+    return [section("*The ways there are now*\n" + listing((f"• {safe(each, 300)}" for each in ways), ROOM))] if ways else []
+
+
 def _by_hand(view: View) -> list[Block]:
     """The writers could not be started: the commands for a person at a shell."""
     last = next((attempt for attempt in reversed(view.run.current) if attempt.state in {"failed", "unknown"}), None)
@@ -236,11 +250,15 @@ _ORDER: Mapping[State, Sequence[Callable[[View], list[Block]]]] = {
     State.REHEARSING: (_buttons, _steps, _asking, _remarks, _what, _ticks),
     State.AWAITING_APPROVAL: (_remarks, _what, _showed, _better_way, _seats, _asking, _advice, _buttons, _other_ways, _details, _steps, _ticks),
     State.RUNNING: (_steps, _buttons, _seats, _asking, _what),
-    State.NEEDS_DECISION: (_buttons, _in_the_way, _by_hand, _steps, _seats, _asking, _what),
+    State.NEEDS_DECISION: (_ways_out, _buttons, _in_the_way, _by_hand, _steps, _seats, _asking, _what),
     State.REFUSED: (_ways_left, _steps, _asking, _what),
 }
 _ENDED = (_steps, _seats, _asking, _what)
 
+_APPROVE = {
+    "reapply": "Approve going forward again?", "restore": "Approve this restore?", "pitr": "Approve going back in time?",
+    "tables": "Approve bringing these rows back?",
+}  # fmt: skip
 _STYLES = {"Approve": "primary", "Reject": "danger", "Restore": "danger"}
 
 
@@ -266,12 +284,14 @@ def _confirm(view: View, label: str) -> Block | None:
         open_ = len(story.open_seats(view))
         last = "This is the last seat: the run starts at once." if open_ == 1 else "The press that fills the last seat starts the run."
         untried = "" if run.plan is None or _proven(run.plan) else " It was NOT tried on a copy."
-        what = "Approve going forward again?" if story.forward(run) else "Approve this rollback?"
+        if run.plan is not None and _sampled(run.plan):
+            untried = " It was tried on sampled rows only."
+        what = _APPROVE.get(story.strategy(run), "Approve this rollback?")
         return confirm(what, f"{way}.{untried} {last}", "Approve", "Not yet")
     if label == "Cancel" and run.state is State.RUNNING:
         return confirm("Cancel this run?", f"{way}. It stops after the current step and starts what was stopped.", "Stop it", "Let it run")
     if label == "Leave":
         return confirm("Leave it as it is?", f"{way}. What was stopped is started again and the run ends as failed.", "Leave it", "Back")
     if label == "Restore":
-        return confirm("Restore the backup?", f"{way}. Everything written since is lost. It needs the approvals again.", "Restore", "Back")
+        return confirm("Back to the restore point?", f"{way}. What is now is kept. It needs the approvals again.", "Restore", "Back")
     return None

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 from bot.errors import UsageError
 from bot.model import Severity
+from bot.strategy import Strategy
 
-NOT_BUILT = frozenset({"restore", "tables", "pitr", "stamp"})
+NOT_BUILT = frozenset({"stamp"})
 #: what makes a run; "rollback" is no verb: it is meant when none is written
-REQUESTS = frozenset({"rollback", "reapply"})
+REQUESTS = frozenset({"rollback", "reapply", "restore", "tables", "pitr"})
+#: what is asked for is not a revision, and may have several words
+_THINGS: Mapping[str, str] = {"tables": "T[,T] from BACKUP", "pitr": "TIME"}
 _ON_RUNS = frozenset({"status", "abort", "report"})
 _ON_TARGETS = frozenset({"history", "backups", "check"})
-VERBS = frozenset({"plan", "note", "help", "reapply"}) | _ON_RUNS | _ON_TARGETS | NOT_BUILT
+VERBS = frozenset({"plan", "note", "help"}) | (REQUESTS - {"rollback"}) | _ON_RUNS | _ON_TARGETS | NOT_BUILT
 
 _QUOTES = ('""', "''", "“”", "‘’", "„“", "«»")
 _STEPS_BACK = re.compile(r"[-–—](\d+)")
@@ -45,13 +49,23 @@ def parse(text: str, targets: Collection[str], command: str = "/rollback") -> Co
         return Command(verb, run=_at_most_one(verb, rest, "RUN", command))
     if verb in _ON_TARGETS:
         return Command(verb, target=_known(_at_most_one(verb, rest, "TARGET", command), targets))
-    if verb == "reapply":
+    if verb in REQUESTS:
         return _request(verb, rest, targets, command)
     if verb == "plan":
         return _plan(rest, targets, command)
     if verb == "note" and not rest:
         raise UsageError(f"A note needs words: {command} note traffic is back to normal")
     return Command(verb, text=" ".join(rest))
+
+
+def strategy(verb: str) -> Strategy:
+    """What a request asks for."""
+    return "downgrade" if verb == "rollback" else cast("Strategy", verb)
+
+
+def example(verb: str) -> str:
+    """What could be asked for."""
+    return {"reapply": "0005", "restore": "BACKUP", "tables": "orders from BACKUP", "pitr": "2026-01-17T10:00:00Z"}.get(verb, "0004")
 
 
 def revision(word: str) -> str:
@@ -67,8 +81,12 @@ def _request(verb: str, words: Sequence[str], targets: Collection[str], command:
     target = words[0] if len(words) > 1 and words[0] in targets else None
     rest = list(words[1:] if target else words)
     rev = None
-    if rest and not _begins_clause(rest):
-        rev = revision(rest.pop(0))
+    if verb in _THINGS:
+        rev = " ".join(_until_clause(rest)) or None
+        rest = rest[len(rev.split()) if rev else 0 :]
+    elif rest and not _begins_clause(rest):
+        word = rest.pop(0)
+        rev = word if verb == "restore" else revision(word)
     return _clauses(Command(verb, target=target, rev=rev), rest, command)
 
 
@@ -78,6 +96,11 @@ def _plan(words: Sequence[str], targets: Collection[str], command: str) -> Comma
     if len(rest) != 1:
         raise UsageError(f"A plan needs one revision, the one that stays applied: {command} plan {target or '[TARGET]'} 0004")
     return Command("plan", target=target, rev=revision(rest[0]))
+
+
+def _until_clause(words: Sequence[str]) -> list[str]:
+    end = next((place for place in range(len(words)) if _begins_clause(words[place:])), len(words))
+    return list(words[:end])
 
 
 def _begins_clause(words: Sequence[str]) -> bool:

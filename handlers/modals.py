@@ -17,6 +17,9 @@ REJECT = "backout_reject"
 _ASKS = {
     "rollback": ("Roll back", "Revision that stays applied", "0004, -1 or base"),
     "reapply": ("Go forward again", "Revision to go forward to", "0005"),
+    "restore": ("Restore a backup", "Backup, or the beginning of its name", "shop-r7k2.dump"),
+    "tables": ("Bring tables back", "Which tables, from which backup", "orders,items from shop-r7k2.dump"),
+    "pitr": ("Back to an instant", "Day, time and zone", "2026-01-17 10:00:00 UTC"),
 }
 
 

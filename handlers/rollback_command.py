@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -19,6 +20,7 @@ from handlers.inbox import Item
 from handlers.payload import Sender
 from handlers.text import code, unescape
 
+_NEEDS = {"restore": "one backup", "tables": "tables and a backup", "pitr": "one instant"}
 _MENTION = re.compile(r"^\s*<@[^>]+>\s*")
 _SAME = dt.timedelta(minutes=30)  # a request that is worked off a second time made its run within this
 
@@ -63,10 +65,19 @@ class RollbackCommand:
         verb = str(payload.private_metadata(item.body).get("verb"))
         verb = verb if verb in grammar.REQUESTS else "rollback"
         words = filled.get("rev", "").split()
-        if len(words) != 1 or not filled.get("reason") or filled.get("severity") not in set(Severity):
-            raise UsageError(f"The form needs one revision, a reason and a severity. Or write: {self._example(Command(verb))}")
+        if (
+            not words
+            or (len(words) > 1 and verb not in {"tables", "pitr"})
+            or not filled.get("reason")
+            or filled.get("severity") not in set(Severity)
+        ):
+            raise UsageError(f"The form needs {_NEEDS.get(verb, 'one revision')}, a reason and a severity. Or write: {self._example(Command(verb))}")
         command = Command(
-            verb, target=filled.get("target"), rev=grammar.revision(words[0]), reason=filled["reason"], severity=Severity(filled["severity"])
+            verb,
+            target=filled.get("target"),
+            rev=words[0] if verb == "restore" else grammar.revision(" ".join(words)),
+            reason=filled["reason"],
+            severity=Severity(filled["severity"]),
         )
         await self._request(item, sender, command, self._target(sender, command))
 
@@ -107,7 +118,7 @@ class RollbackCommand:
         assert command.rev and command.reason and command.severity  # noqa: S101, PT018  for the type checker: the callers looked
         request = Request(
             target=target, rev=command.rev, reason=command.reason, severity=command.severity, by=sender.person, channel=sender.channel,
-            response_url=sender.asker.response_url, strategy="reapply" if command.verb == "reapply" else "downgrade",
+            response_url=sender.asker.response_url, strategy=grammar.strategy(command.verb),
         )  # fmt: skip
         if not (item.again and await self._was_made(request)):
             await self._rollbacks.request(request)
@@ -166,7 +177,7 @@ class RollbackCommand:
         named = command.target or target
         reason = f"because {command.reason}" if command.reason else "because orders fail"
         verb = "" if command.verb == "rollback" else command.verb
-        words = [self._command, verb, named, command.rev or "0004", "sev", command.severity or "high", reason]
+        words = [self._command, verb, named, command.rev or grammar.example(command.verb), "sev", command.severity or "high", reason]
         return " ".join(str(word) for word in words if word)
 
     # -------------------------------------------------------------- the verbs, answered in private
@@ -201,7 +212,10 @@ class RollbackCommand:
 
     async def _check(self, sender: Sender, command: Command) -> str:
         target = self._target(sender, command)
-        return answers.check(target, await self._rollbacks.check(target))
+        reasons = await self._rollbacks.check(target)
+        with contextlib.suppress(Refusal):  # a server that can't be asked is among the reasons
+            return answers.check(target, reasons, await self._rollbacks.rights(target))
+        return answers.check(target, reasons)
 
     async def _note(self, sender: Sender, command: Command) -> str:
         named, _, rest = command.text.partition(" ")

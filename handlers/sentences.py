@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import timedelta
 
 from bot.evidence import PutBack
@@ -13,8 +13,8 @@ from handlers.text import code, safe, when
 
 
 def _planning(view: View) -> str:
-    way = "forward again" if story.forward(view.run) else "back"
-    return f"*Finding out* what going {way} to {code(view.run.to, 40)} would do. Nothing is changed yet."
+    asks = {"reapply": "going forward again to", "restore": "restoring", "tables": "bringing back", "pitr": "going back in time to"}
+    return f"*Finding out* what {asks.get(story.strategy(view.run), 'going back to')} {code(view.run.to, 80)} would do. Nothing is changed yet."
 
 
 def _rehearsing(view: View) -> str:
@@ -38,7 +38,7 @@ def _awaiting(view: View) -> str:
     missing = len(story.open_seats(view))
     until = f" until {when(view.until)}" if view.until else ""
     needed = f"It needs {many(missing, 'more approval')}{until}; the last one starts it."
-    proven = plan.rehearsal is not None and plan.rehearsal.done
+    proven = plan.rehearsal is not None and plan.rehearsal.done and plan.rehearsal.sampled is None
     first = [f"{decide} {story.losses(plan)}", tried] if proven else [tried, f"{decide} {story.losses(plan)}"]
     return "\n".join(part for part in (first[0], story.isolation(plan), first[1], needed) if part)
 
@@ -51,7 +51,8 @@ def _running(view: View) -> str:
     return f"{at} Freeze deploys until this has ended."
 
 
-_CHOICES = "_Retry_ tries the step again. _Leave_ ends the run as it stands and starts the writers. _Escalate_ asks the next in line."
+_CHOICES = "_Retry_ tries the step again. {restore}_Leave_ ends the run as it stands and starts the writers. _Escalate_ asks the next in line."
+_RESTORE = "_Restore_ goes back to the restore point, after the approvals were given again. "
 
 
 def _deciding(view: View) -> str:
@@ -59,7 +60,11 @@ def _deciding(view: View) -> str:
     if asked is None:
         return "*A person must decide* how this goes on."
     why = safe(asked.data.get("why", ""), 600)
-    return f"*A person must decide.* {why}\nAsked {_minutes(view.now - asked.at)} ago.{_stopped(view)}\n{_CHOICES}"
+    return f"*A person must decide.* {why}\nAsked {_minutes(view.now - asked.at)} ago.{_stopped(view)}\n{_choices(asked.data.get('options', ()))}"
+
+
+def _choices(options: Collection[str]) -> str:
+    return _CHOICES.format(restore=_RESTORE if "restore" in options else "")
 
 
 def _stopped(view: View) -> str:

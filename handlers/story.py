@@ -8,13 +8,12 @@ from typing import Any
 from bot.evidence import Archive, Loss, size
 from bot.model import AttemptState, Event, Option, Plan, Run, SeatView, State, StepView, View
 from bot.steps import STEPS
+from bot.strategy import ON_A_COPY, WAYS, Strategy
 from bot.words import DATA, ISOLATION, destroyed, line, many, moved, span, worst_first
+from handlers import copies
 from handlers.text import clean, code, people, person, safe, when
 
 ARROW = "→"
-#: done to a copy: production does not feel it
-ON_A_COPY = frozenset({"back_up", "rehearse"})
-
 STATES: Mapping[State, str] = {
     State.PLANNING: "planning",
     State.REHEARSING: "trying it on a copy",
@@ -34,6 +33,9 @@ _TOLD = 2  # losses in a sentence
 _MARKS: Mapping[str, str] = {"waiting": "·", "intended": "▸", "done": "✓", "failed": "✗", "unknown": "?"}
 
 
+_FIRST: Mapping[Strategy, str] = {"reapply": "forward again ", "restore": "restore ", "pitr": "back in time ", "tables": "tables "}
+
+
 def newest(view: View, *kinds: str) -> Event | None:
     """The newest event of one of these kinds."""
     return next((event for event in reversed(view.events) if event.kind in kinds), None)
@@ -41,17 +43,21 @@ def newest(view: View, *kinds: str) -> Event | None:
 
 def forward(run: Run) -> bool:
     """A reapply goes forward again."""
-    return (run.plan.strategy if run.plan else run.request.strategy) == "reapply"
+    return strategy(run) == "reapply"
 
 
 def state(run: Run, now: State | None = None) -> str:
     now = now or run.state
-    return "applied again" if now is State.SUCCEEDED and forward(run) else STATES[now]
+    return WAYS[strategy(run)].done if now is State.SUCCEEDED else STATES[now]
+
+
+def strategy(run: Run) -> Strategy:
+    return run.plan.strategy if run.plan else run.request.strategy
 
 
 def way(run: Run) -> str:
     """From where to where, in plain words; unknown before there is a plan."""
-    return f"{'forward again ' if forward(run) else ''}{clean(run.from_ or '?', 40)} {ARROW} {clean(run.to, 40)}"
+    return f"{_FIRST.get(strategy(run), '')}{clean(run.from_ or '?', 40)} {ARROW} {clean(run.to, 40)}"
 
 
 def touched(run: Run) -> bool:
@@ -64,6 +70,8 @@ def touched(run: Run) -> bool:
 
 def undoing(plan: Plan) -> str:
     """What is asked for, as 'undo ...' goes on, or the whole of it for a reapply."""
+    if not plan.way.by_tool:
+        return copies.undoing(plan)
     where = f"on {code(plan.target, 60)}"
     if plan.strategy == "reapply":
         archived = f" and put back what run {code(plan.archive, 20)} archived" if plan.archive else ", with nothing to put back"
@@ -92,7 +100,12 @@ def _said(text: object) -> str:
 
 def losses(plan: Plan) -> str:
     """The loss in a sentence or two: both of two, else the worst."""
+    if not plan.way.by_tool:
+        return copies.losses(plan)
     tried = plan.rehearsal is not None and plan.rehearsal.done
+    sampled = tried and plan.rehearsal is not None and plan.rehearsal.sampled is not None
+    if not plan.loss and sampled:
+        return "The sampled rows showed nothing that it destroys."
     if plan.strategy == "reapply" and not plan.loss:
         return "It destroys nothing." if tried else "What it changes is not known before it was tried."
     if not plan.loss:
@@ -103,7 +116,7 @@ def losses(plan: Plan) -> str:
     more = f" and {many(len(worst) - limit, 'other thing')}" if len(worst) > limit else ""
     if all(loss.count == 0 or loss.kind not in DATA for loss in worst):
         return f"It destroys no data; gone would be {told}{more}."
-    read = "" if tried else "As far as reading the scripts tells, "
+    read = "As far as sampled rows tell, " if sampled else "" if tried else "As far as reading the scripts tells, "
     return f"{read}{'it' if read else 'It'} *destroys* {told}{more}.{_archived(plan)}"
 
 
@@ -170,13 +183,17 @@ def tried(view: View) -> str:
     if plan is None:
         return ""
     found_ = plan.rehearsal
+    event = newest(view, "rehearsed")
+    at = f" {when(event.at)}" if event else ""
+    if not plan.way.by_tool:
+        return copies.tried(plan, at)
     if found_ is None or not found_.done:
         why = safe(found_.why, 300).rstrip(".") if found_ and found_.why else "nobody knows why"
         return f"*Not tried on a copy:* {why}. What it does is only read from its scripts."
-    event = newest(view, "rehearsed")
-    at = f" {when(event.at)}" if event else ""
     what = f"{span(moved(found_))}, {many(found_.statements_total or len(found_.statements), 'statement')}"
     head = f"*Tried on a copy, with reservations,*{at}" if found_.partial else f"Tried on a copy{at}"
+    if found_.sampled is not None:
+        head = f"*Tried on the schema with {many(found_.sampled, 'sampled row')},*{at}"
     return f"{head}: {what}."
 
 
@@ -190,9 +207,11 @@ def option_line(option: Option) -> str:
 
 
 def expected(plan: Plan) -> str:
+    if not plan.way.by_tool:
+        return copies.expected(plan)
     if plan.expected_seconds is not None:
         return f"Expected time: about {span(plan.expected_seconds)}, the median of earlier runs."
-    if plan.rehearsal is not None and plan.rehearsal.done:
+    if plan.rehearsal is not None and plan.rehearsal.done and plan.rehearsal.sampled is None:
         copied = plan.rehearsal.seconds.get("back_up")
         also = f", a backup {span(copied)}" if copied is not None else ""
         return f"Expected time: on the copy the {'upgrade' if plan.strategy == 'reapply' else 'downgrade'} took {span(moved(plan.rehearsal))}{also}."

@@ -17,6 +17,7 @@ from psycopg import sql
 
 from bot.embedded import EmbeddedPostgres
 from bot.place import Connect
+from bot.throwaway import installed
 
 hypothesis.settings.register_profile("backout", deadline=None)  # machines are shared: no test asserts a time
 hypothesis.settings.load_profile("backout")
@@ -24,12 +25,17 @@ hypothesis.settings.load_profile("backout")
 MakeDatabase = Callable[[str], Connect]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--postgres", type=int, default=18, help="major version of the server that is rolled back; one that is installed here")
+
+
 @contextmanager
-def _running(name: str) -> Iterator[Connect]:
+def _running(name: str, major: int = 18) -> Iterator[Connect]:
     # A place of its own that the unprivileged user can enter (pytest's own are 0700), so that nothing is left in /var/lib.
     home = Path(tempfile.mkdtemp(prefix=f"backout-{name}-"))
     home.chmod(0o711)
-    postgres = EmbeddedPostgres(home, name=name, durable=False)
+    programs = asyncio.run(installed())[major] if major not in (16, 18) else None
+    postgres = EmbeddedPostgres(home, name=name, major=major, durable=False, programs=programs)
     try:
         yield asyncio.run(postgres.start())
     finally:
@@ -38,9 +44,9 @@ def _running(name: str) -> Iterator[Connect]:
 
 
 @pytest.fixture(scope="session")
-def server() -> Iterator[Connect]:
+def server(request: pytest.FixtureRequest) -> Iterator[Connect]:
     """The server that is rolled back, one per test process, as its superuser."""
-    with _running("target") as connect:
+    with _running("target", request.config.getoption("--postgres")) as connect:
         yield connect
 
 

@@ -107,7 +107,7 @@ class Bot:
         except aiohttp.ClientError:
             return False
 
-    async def until(self, condition: Callable[[], Any], *, what: str, within: float = 60.0) -> Any:
+    async def until(self, condition: Callable[[], Any], *, what: str, within: float = 180.0) -> Any:
         """Wait for a condition; the failure shows the bot's log."""
         try:
             async with asyncio.timeout(within):
@@ -151,13 +151,13 @@ class Bot:
         card = self.card()
         return str(card["metadata"]["event_payload"]["state"]) if card else None
 
-    async def card_in(self, state: str, within: float = 60.0) -> Json:
+    async def card_in(self, state: str, within: float = 180.0) -> Json:
         await self.until(lambda: self.state() == state, what=f"a card in {state}", within=within)
         card = self.card()
         assert card is not None
         return card
 
-    async def reported(self, within: float = 60.0) -> str:
+    async def reported(self, within: float = 180.0) -> str:
         """The post-mortem, once it is there."""
 
         def found() -> str | None:

@@ -11,8 +11,10 @@ from typing import Any, get_args
 import pytest
 from pydantic import BaseModel
 
+from bot.backups import POINTS_IN_TIME
 from bot.config import Config
 from bot.place import Connect
+from bot.stores import STORES
 from bot.tools import TOOLS
 
 ROOT = Path(__file__).parents[1]
@@ -106,7 +108,9 @@ def test_every_key_of_the_configuration_is_explained_and_no_other() -> None:
     severities = re.compile(r"^policy\.(critical|high|medium|low)\b")
 
     of_tools = {key for tool in TOOLS.values() for key in keys(tool.Settings, "targets.*.tool")}
-    needed = {severities.sub("policy.*", key) for key in keys(Config)} | of_tools
+    of_archives = {key for source in POINTS_IN_TIME.values() for key in keys(source.Settings, "targets.*.backups.pitr")}
+    of_stores = {key for store in STORES.values() for key in keys(store.Settings, "targets.*.backups.store")}
+    needed = {severities.sub("policy.*", key) for key in keys(Config)} | of_tools | of_archives | of_stores
 
     assert needed - written == set()
     assert written - needed == set()

@@ -12,16 +12,17 @@ import json
 import os
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import IO, BinaryIO, cast
 
 import zstandard
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from bot.backups.spool import Spool
 from bot.errors import StepFailed
 from bot.evidence import BackupFile
-from bot.keeping import ArchiveSink, ArchiveSource, Store
+from bot.keeping import ArchiveSink, ArchiveSource, Store, Writing
 
 FORMAT = "archive"
 _BLOCK = 1 << 20  # bytes, uncompressed
@@ -50,31 +51,23 @@ class _Index(BaseModel):
 class StoredArchives:
     """Implements keeping.Archives."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, spool: Path | None = None) -> None:
         self._store = store
+        self._spool = Spool(store, spool)
         self._kept: dict[str, BackupFile] = {}
 
     @asynccontextmanager
     async def create(self, name: str) -> AsyncIterator[ArchiveSink]:
         """Raises Refusal(store_unusable), StepFailed when it can't be written; then nothing of it is left."""
         await self._store.ready()
-        with _said(name, "written"):
-            path = await asyncio.to_thread(self._store.partial, name)
-            file = await asyncio.to_thread(path.open, "r+b")
-        try:
-            try:
-                sink = _Sink(name, file)
-                await sink.begin()
-                yield sink
-                await sink.end()
-            finally:
-                await asyncio.to_thread(file.close)
-            kept, checksum, size = await self._store.keep(name)
-        except BaseException:
-            with suppress(OSError):
-                path.unlink(missing_ok=True)
-            raise
-        self._kept[name] = BackupFile(name=name, path=str(kept), sha256=checksum, size=size, format=FORMAT, objects=len(sink.members))
+        earlier = await self._store.stat(name)  # of an attempt that died: it is replaced once this one is whole
+        async with self._store.write(name, earlier) as writing:
+            sink = _Sink(name, writing)
+            await sink.begin()
+            yield sink
+            await sink.end()
+        path = self._store.where(name)
+        self._kept[name] = BackupFile(name=name, path=path, sha256=writing.sha256, size=writing.size, format=FORMAT, objects=len(sink.members))
 
     async def kept(self, name: str) -> BackupFile:
         """Known to whoever created it, since a file's own checksum proves nothing about it."""
@@ -86,12 +79,13 @@ class StoredArchives:
     @asynccontextmanager
     async def open(self, file: BackupFile) -> AsyncIterator[ArchiveSource]:
         """The bytes that are proven are the bytes that are read: through one handle."""
-        with _said(file.name, "read"):
-            handle = await asyncio.to_thread(_open, file)
-        try:
-            yield await asyncio.to_thread(_Source, file, handle)
-        finally:
-            await asyncio.to_thread(handle.close)
+        async with self._spool.fetched(file.name) as (path, _):
+            with _said(file.name, "read"):
+                handle = await asyncio.to_thread(_open, file, path)
+            try:
+                yield await asyncio.to_thread(_Source, file, handle)
+            finally:
+                await asyncio.to_thread(handle.close)
 
     async def remove(self, file: BackupFile) -> None:
         await self._store.remove(file.name)
@@ -101,9 +95,9 @@ class StoredArchives:
 class _Sink:
     """Implements keeping.ArchiveSink. One member at a time."""
 
-    def __init__(self, name: str, file: BinaryIO) -> None:
+    def __init__(self, name: str, writing: Writing) -> None:
         self._name = name
-        self._file = file
+        self._writing = writing
         self._open = False
         self.members: dict[str, _Member] = {}
 
@@ -119,7 +113,7 @@ class _Sink:
         if self._open or name in self.members:
             raise StepFailed(f"The archive {self._name} can't take {name} now: members are written one after another, each once.")
         self._open = True
-        offset, seen = self._file.tell(), 0
+        offset, seen = self._writing.size, 0
         squeezed = zstandard.ZstdCompressor(level=_LEVEL, write_checksum=True).compressobj()
 
         async def write(data: bytes) -> None:
@@ -129,19 +123,18 @@ class _Sink:
 
         yield write
         await self._write(b"", lambda _: squeezed.flush())
-        self.members[name] = _Member(offset=offset, length=self._file.tell() - offset, bytes=seen)
+        self.members[name] = _Member(offset=offset, length=self._writing.size - offset, bytes=seen)
         await self._write(_frame(_MARK + name.encode()))
         self._open = False
 
     async def _write(self, data: bytes, through: Callable[[bytes], bytes] = bytes) -> None:
-        """In a thread: zstd and the disk both let the event loop go on meanwhile."""
-
-        def work() -> None:
-            for start in range(0, max(len(data), 1), _BLOCK):
-                self._file.write(through(data[start : start + _BLOCK]))
-
-        with _said(self._name, "written"):
-            await asyncio.to_thread(work)
+        """In a thread: zstd lets the event loop go on meanwhile."""
+        for start in range(0, max(len(data), 1), _BLOCK):
+            block = data[start : start + _BLOCK]
+            with _said(self._name, "written"):
+                made = await asyncio.to_thread(through, block)
+            if made:
+                await self._writing.write(made)
 
 
 class _Source:
@@ -185,10 +178,7 @@ class _Window:
         return data
 
 
-def _open(file: BackupFile) -> BinaryIO:
-    path = Path(file.path)
-    if not path.is_file():
-        raise StepFailed(f"The archive {path} is gone. Nothing can be put back from it.")
+def _open(file: BackupFile, path: Path) -> BinaryIO:
     handle = path.open("rb")
     size = os.fstat(handle.fileno()).st_size
     found = hashlib.file_digest(handle, "sha256").hexdigest()
@@ -196,8 +186,8 @@ def _open(file: BackupFile) -> BinaryIO:
         return handle
     handle.close()
     if size < file.size:
-        raise StepFailed(f"The archive {path} is truncated: it has {size} of {file.size} bytes. Nothing was read from it.")
-    raise StepFailed(f"The archive {path} was changed since it was written: its checksum is another one. Nothing was read from it.")
+        raise StepFailed(f"The archive {file.path} is truncated: it has {size} of {file.size} bytes. Nothing was read from it.")
+    raise StepFailed(f"The archive {file.path} was changed since it was written: its checksum is another one. Nothing was read from it.")
 
 
 def _read_index(handle: BinaryIO, file: BackupFile) -> dict[str, _Member]:

@@ -7,17 +7,21 @@ import datetime as dt
 import os
 import re
 import shlex
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from bot.backups import programs
 from bot.backups.clients import Client, client_for, environment
+from bot.backups.foreign import Foreign
 from bot.backups.restoring import Said, lines
+from bot.backups.spool import Spool
+from bot.backups.strangers import Strangers
 from bot.errors import ProgramFailed, StepFailed
-from bot.evidence import BackupFile
-from bot.keeping import Store, Work
+from bot.evidence import BackupFile, Found
+from bot.keeping import Store, Work, Writing
 from bot.place import Connect, Session
 from bot.process import Finished, redact, run, start
 from bot.settings import inherited
@@ -52,14 +56,23 @@ class DumpBackup:
         format: Literal["custom"] = "custom"
 
     def __init__(
-        self, store: Store, connect: Connect, settings: Settings, *, embedded: Callable[[int], Path], waiters: Waiters | None = None
+        self,
+        store: Store,
+        connect: Connect,
+        settings: Settings,
+        *,
+        embedded: Callable[[int], Path],
+        waiters: Waiters | None = None,
+        spool: Path | None = None,
     ) -> None:
         self._store = store
         self._connect = connect
         self._settings = settings
         self._embedded = embedded
         self._waiters = waiters
-        self._hashed: dict[str, tuple[int, ...]] = {}
+        self._spool, self._spools = Spool(store, spool), spool
+        self._foreign = Foreign(store, self._spool, embedded)
+        self._hashed: dict[str, str] = {}  # sha256 -> the store's version of the file that it was taken of
 
     async def ready(self, server_version: int) -> None:
         """`server_version` is server_version_num. Raises Refusal, also store_unusable."""
@@ -67,43 +80,96 @@ class DumpBackup:
         await self._store.ready()
 
     async def take(self, name: str, work: Work) -> BackupFile:
-        """Raises Refusal, StepFailed. When it is cancelled, pg_dump is killed and a partial file stays until the next take of that name."""
+        """Raises Refusal, StepFailed. When it is cancelled, pg_dump is killed and nothing of it stays."""
         version = work.plan.identity.version
         client = await self._client(version // 10000)
         await self._store.ready()
-        partial = self._store.partial(name)
-        finished = await self._dump(client, partial, work, version)
-        self._judge(finished)
-        await work.progress("dump: reading it back")
-        objects = await self._prove(client, partial)
-        path, sha256, size = await self._store.keep(name)
-        self._hashed[sha256] = _signature(path)
-        return BackupFile(name=name, path=str(path), sha256=sha256, size=size, format=self._settings.format, objects=objects)
+        earlier = await self._store.stat(name)  # of an attempt that died: it is replaced once this one is whole
+        async with self._store.write(name, earlier) as out:
+            self._judge(await self._dump(client, out, work, version))
+            await work.progress("dump: reading it back")
+            objects = await self._prove(client, out.file) if out.file else 0
+        if not out.file:
+            objects = await self._prove_stored(client, name, out.sha256)
+        await self._remember(name, out.sha256)
+        path = self._store.where(name)
+        return BackupFile(name=name, path=path, sha256=out.sha256, size=out.size, format=self._settings.format, objects=objects)
 
     async def usable(self, file: BackupFile) -> bool:
         return await self._store.checksum(file.name) == file.sha256
 
-    async def restore(self, file: BackupFile, into: Connect, version: int, work: Work) -> tuple[str, ...]:
+    async def restore(self, file: BackupFile, into: Connect, version: int, work: Work, *, owners: bool = True) -> tuple[str, ...]:
         """`into` is an empty database of a server of that server_version_num; what was ignored, a sentence for each.
 
-        Without publications and subscriptions; with owners, grants, row security and event triggers. Raises Refusal (no such client),
+        Without publications and subscriptions; with grants, row security, event triggers, and `owners`. Raises Refusal (no such client),
         StepFailed: the file is not the one that was made, or not all of its data could be restored.
         """
+        if file.foreign:
+            client = await client_for(version // 10000, into.sslmode, self._embedded)
+            env = environment(into, work.application, {**_RESTORING, **_since_14(version)})
+            return await self._restore_foreign(file, into, version, work, Strangers(self._foreign, self._store, client, env, into.password))
+        return _judged(await self._restore(file, into, version, work, *_unowned(owners)), into)
+
+    async def _restore_foreign(self, file: BackupFile, into: Connect, version: int, work: Work, strangers: Strangers) -> tuple[str, ...]:
+        found = await strangers.prove(file, version)
+        if file.format.startswith("plain"):
+            await strangers.plain(file, work)
+            return ()
+        async with self._foreign.opened(file) as (path, sha256, _):
+            if sha256 != file.sha256:
+                raise StepFailed(f"The backup {file.name} is not the file that was looked at. Look at it again.")
+            tar = file.format.removesuffix(".gz") == "tar"
+            return _judged(await _pg_restore(strangers.client, path, strangers.env, found.file.objects, work, into, tar=tar), into)
+
+    async def _restore(self, file: BackupFile, into: Connect, version: int, work: Work, *more: str) -> Said:
         client = await client_for(version // 10000, into.sslmode, self._embedded)
-        unchanged = self._hashed.get(file.sha256) == _signature(Path(file.path)) != ()
-        if not unchanged and not await self.usable(file):
-            raise StepFailed(f"The backup {file.name} is gone, or is not the file that was made. Make another one.")
-        argv = [client.program("pg_restore"), "--jobs", str(_JOBS), "--no-publications", "--no-subscriptions", "--no-password", "--verbose"]
-        argv += ["--dbname", _conninfo(into.database), file.path]
         env = environment(into, work.application, {**_RESTORING, **_since_14(version)})
-        said = await _restored(argv, env, file.objects, work)
-        if said.fatal:
-            facts = {"errors": said.fatal[:20], "of": len(said.fatal)}
-            raise StepFailed(f"This backup can't be restored: {redact(said.fatal[0], (into.password,))}.", facts)
-        return tuple(said.ignored)
+        async with self._spool.fetched(file.name) as (path, sha256):
+            if (sha256 or await self._sha256(file)) != file.sha256:
+                raise StepFailed(f"The backup {file.name} is gone, or is not the file that was made. Make another one.")
+            return await _pg_restore(client, path, env, file.objects, work, into, *more)
+
+    async def take_schema(self, name: str, snapshot: str, work: Work) -> BackupFile:
+        """Raises Refusal, StepFailed."""
+        version = work.plan.identity.version
+        client = await self._client(version // 10000)
+        await self._store.ready()
+        async with self._store.write(name, await self._store.stat(name)) as out:
+            self._judge(await self._dump(client, out, work, version, "--schema-only", "--snapshot", snapshot))
+        return BackupFile(name=name, path=self._store.where(name), sha256=out.sha256, size=out.size, format="schema")
+
+    async def restore_schema(
+        self, file: BackupFile, into: Connect, version: int, section: str, work: Work, *, owners: bool = True
+    ) -> tuple[str, ...]:
+        """Raises StepFailed: tables could not be made, or pg_restore did not come to its end."""
+        said = await self._restore(file, into, version, work, "--section", section, *_unowned(owners))
+        if said.fatal and (section == "pre-data" or not said.counted):
+            raise StepFailed(f"The schema can't be restored: {redact(said.fatal[0], (into.password,))}.", {"errors": said.fatal[:20]})
+        return (*said.ignored, *said.fatal)
+
+    def of(self, connect: Connect) -> DumpBackup:
+        """The same, of a server that nobody else is in."""
+        return DumpBackup(self._store, connect, self._settings, embedded=self._embedded, spool=self._spools)
+
+    async def found(self, known: Collection[str]) -> tuple[Found, ...]:
+        return await self._foreign.found(known)
+
+    async def inspect(self, name: str) -> Found:
+        return await self._foreign.inspect(name)
 
     async def remove(self, file: BackupFile) -> None:
         await self._store.remove(file.name)
+
+    async def _remember(self, name: str, sha256: str) -> None:
+        if (there := await self._store.stat(name)) is not None:
+            self._hashed[sha256] = there.version
+
+    async def _sha256(self, file: BackupFile) -> str | None:
+        """Of what lies there now; not read again when it is as it was when its checksum was taken."""
+        there = await self._store.stat(file.name)
+        if there is not None and self._hashed.get(file.sha256) == there.version:
+            return file.sha256
+        return await self._store.checksum(file.name)
 
     def how_to_restore(self, file: BackupFile) -> tuple[str, ...]:
         """Into a new database beside the old one."""
@@ -122,13 +188,17 @@ class DumpBackup:
     async def _client(self, server: int) -> Client:
         return await client_for(server, self._connect.sslmode, self._embedded)
 
-    async def _dump(self, client: Client, partial: Path, work: Work, version: int) -> Finished:
-        argv = [client.program("pg_dump"), "--format", self._settings.format, "--compress", _COMPRESSION, "--file", str(partial)]
-        argv += ["--no-password", "--lock-wait-timeout", str(_LOCK_WAIT * 1000)]
+    async def _dump(self, client: Client, out: Writing, work: Work, version: int, *more: str) -> Finished:
+        argv = [client.program("pg_dump"), "--format", self._settings.format, "--compress", _COMPRESSION]
+        argv += ["--no-password", "--lock-wait-timeout", str(_LOCK_WAIT * 1000), *more]
         env = environment(self._connect, work.application, _since_14(version))
-        dumping = asyncio.create_task(run(argv, env=env, timeout=_AT_MOST, secrets=(self._connect.password,)))
+        secrets = (self._connect.password,)
+        if out.file is not None:  # by itself, which is faster, and can be restored by several workers without a search
+            dumping = asyncio.create_task(run([*argv, "--file", str(out.file)], env=env, timeout=_AT_MOST, secrets=secrets))
+        else:
+            dumping = asyncio.create_task(programs.piped(argv, env, out, secrets))
         try:
-            await self._watch(dumping, partial, work)
+            await self._watch(dumping, out, work)
             return dumping.result()
         except ProgramFailed as error:
             raise StepFailed(f"The dump failed: {error}.", {"output": error.output}) from error
@@ -136,12 +206,12 @@ class DumpBackup:
             dumping.cancel()
             await asyncio.wait({dumping})
 
-    async def _watch(self, dumping: asyncio.Task[Finished], partial: Path, work: Work) -> None:
+    async def _watch(self, dumping: asyncio.Task[Finished], out: Writing, work: Work) -> None:
         """Say how far it is; end it when it makes somebody wait for a lock (databases.md F3)."""
         shown, waiting = 0, dict[int, int]()
         while not dumping.done():
             await asyncio.wait({dumping}, timeout=1)
-            if (megabytes := _size(partial) // 1_000_000) != shown:
+            if (megabytes := (_size(out.file) if out.file else out.size) // 1_000_000) != shown:
                 shown = megabytes
                 await work.progress(f"dump: {megabytes} MB")
             if self._waiters is None or dumping.done():
@@ -165,27 +235,52 @@ class DumpBackup:
             raise StepFailed(f"{self._connect.user} may not read {found[1]}. Write a role that may read everything as the target's `admin`.", facts)
         if "LOCK TABLE" in finished.output and "timeout" in finished.output:
             raise StepFailed(f"The dump gave up: another session kept a table locked for {_LOCK_WAIT} s. Find out who, then try again.", facts)
-        raise StepFailed(f"The dump failed: {_error(finished.output)}", facts)
+        raise StepFailed(f"The dump failed: {programs.why(finished.output)}", facts)
 
     async def _prove(self, client: Client, partial: Path) -> int:
         """Read every byte; how many objects it has."""
         restore = client.program("pg_restore")
         finished = await run([restore, "--file", "/dev/null", str(partial)], env=inherited(), timeout=_AT_MOST)
-        if finished.code != 0 or "error:" in finished.output:
-            raise StepFailed(f"The dump can't be read back: {_error(finished.output)}", {"output": finished.output[-2000:]})
+        programs.judge(finished.code, finished.output)
         return await _listed(restore, partial)
 
+    async def _prove_stored(self, client: Client, name: str, sha256: str) -> int:
+        """The bytes that came to lie in the store, read again. What can't be read back is removed."""
+        restore = client.program("pg_restore")
+        try:
+            same = await programs.proven(restore, self._store.read(name)) == sha256
+            objects = await _listed(restore, self._store.read(name))
+        except BaseException:
+            await asyncio.shield(self._store.remove(name))
+            raise
+        if not same:
+            await self._store.remove(name)
+            raise StepFailed("The dump can't be read back: the store gives other bytes than it got.")
+        return objects
 
-async def _listed(restore: str, dump: Path) -> int:
-    listed, rest = 0, b""
-    async with start([restore, "--list", str(dump)], env=inherited()) as program:
-        await program.close_stdin()
-        async for data in program.output():
-            *lines, rest = (rest + data).split(b"\n")
-            listed += sum(line[:1].isdigit() for line in lines)
-        if await program.wait() != 0:
-            raise StepFailed("The dump's table of contents can't be read back.")
-    return listed
+
+async def _pg_restore(
+    client: Client, path: Path, env: Mapping[str, str], objects: int, work: Work, into: Connect, *more: str, tar: bool = False
+) -> Said:
+    argv = [client.program("pg_restore"), "--no-publications", "--no-subscriptions", "--no-password", "--verbose", *more]
+    argv += [] if tar else ["--jobs", str(_JOBS)]  # a tar is read by one alone
+    return await _restored([*argv, "--dbname", _conninfo(into.database), str(path)], env, objects, work)
+
+
+def _judged(said: Said, into: Connect) -> tuple[str, ...]:
+    """What was ignored. Raises StepFailed when something of the data could not be restored."""
+    if said.fatal:
+        facts = {"errors": said.fatal[:20], "of": len(said.fatal)}
+        raise StepFailed(f"This backup can't be restored: {redact(said.fatal[0], (into.password,))}.", facts)
+    return tuple(said.ignored)
+
+
+def _unowned(owners: bool) -> tuple[str, ...]:
+    return () if owners else ("--no-owner",)
+
+
+async def _listed(restore: str, source: programs.Source) -> int:
+    return sum([programs.is_entry(line) async for line in programs.contents(restore, source)])
 
 
 def _since_14(version: int) -> dict[str, str]:
@@ -220,23 +315,8 @@ async def _restored(argv: Sequence[str], env: Mapping[str, str], objects: int, w
     return said
 
 
-def _signature(path: Path) -> tuple[int, ...]:
-    """Which file it is and when it was last written: the system moves ctime with every write, and nobody can set it back. () when it is gone."""
-    try:
-        found = path.stat()
-    except OSError:
-        return ()
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
-
-
 def _size(path: Path) -> int:
     try:
         return path.stat().st_size
     except FileNotFoundError:
         return 0
-
-
-def _error(output: str) -> str:
-    """The line that says why: the first error, else the last line."""
-    lines = output.strip().splitlines() or ["it said nothing"]
-    return next((line for line in lines if "error:" in line), lines[-1])

@@ -13,6 +13,7 @@ from bot.errors import StepFailed
 from bot.evidence import Noun
 
 PUBLIC = 0  # as a grantee's OID
+SAME = "the rights are the same as before"
 
 _TEXT = "SELECT datacl::text AS text, datdba::int8 AS owner FROM pg_database WHERE oid = $1::int8::oid"
 _ITEMS = """
@@ -111,7 +112,7 @@ async def _to_the_letter(session: Connection, database: int, acl: Acl) -> str | 
     if now.text == acl.text or set(now.rights) != set(acl.rights):
         return None
     if not await session.fetchval("SELECT rolsuper FROM pg_roles WHERE rolname = current_user"):
-        return "the rights are the same as before, now spelled out" if acl.text is None else "the rights are the same as before, in another order"
+        return f"{SAME}, now spelled out" if acl.text is None else f"{SAME}, in another order"
     await session.execute("UPDATE pg_database SET datacl = $2::text::aclitem[] WHERE oid = $1::int8::oid", database, acl.text)
     return None
 

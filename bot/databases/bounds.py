@@ -38,7 +38,8 @@ SELECT pg_database_size(current_database()) AS size,
   greatest(0, (SELECT extract(epoch FROM clock_timestamp() - min(xact_start)) FROM pg_stat_activity WHERE pid <> pg_backend_pid()
       AND coalesce(backend_type, 'client backend') = 'client backend'),
     (SELECT extract(epoch FROM clock_timestamp() - min(prepared)) FROM pg_prepared_xacts))::float8 AS oldest_transaction,
-  (SELECT count(*) FROM pg_stat_replication) AS standbys,
+  (SELECT count(*) FROM pg_stat_replication r WHERE NOT EXISTS (
+      SELECT FROM pg_replication_slots s WHERE s.active_pid = r.pid AND s.slot_type = 'logical')) AS standbys,
   CASE WHEN NOT pg_is_in_recovery() THEN (SELECT max(pg_wal_lsn_diff(pg_current_wal_lsn(), replay_lsn)) FROM pg_stat_replication) END::int8 AS lag"""
 
 _SLOTS = """
@@ -116,16 +117,13 @@ async def bounds(connect: Connect) -> Bounds:
         )
 
 
-def objections(found: Bounds, *, max_size: int) -> tuple[str, ...]:
+def objections(found: Bounds, *, max_size: int | None) -> tuple[str, ...]:
     """A sentence for each bound that a dump of that database would break; empty: it may begin."""
     said = []
-    if found.size > max_size:
+    if max_size is not None and found.size > max_size:
         said.append(f"The database has {_megabytes(found.size)}; the limit for a rehearsal is {_megabytes(max_size)}.")
-    if found.relations + _CATALOGS > found.lock_slots:
-        said.append(
-            f"A dump locks {found.relations} tables at once, and the server has room for {found.lock_slots} locks: "
-            "it would fail, and others' locks with it. Raise max_locks_per_transaction."
-        )
+    if too_many := too_many_locks(found):
+        said.append(too_many)
     if found.free_connections < _FEWEST_CONNECTIONS:
         said.append(f"The server has {max(0, found.free_connections)} free connections left; a copy wants {_FEWEST_CONNECTIONS}.")
     if found.safe_wal is not None and found.safe_wal < found.size:
@@ -136,11 +134,25 @@ def objections(found: Bounds, *, max_size: int) -> tuple[str, ...]:
     return tuple(said)
 
 
+def too_many_locks(found: Bounds) -> str | None:
+    """Why a dump can't succeed on this server, whatever its size (databases.md F22); None when it can."""
+    if found.relations + _CATALOGS <= found.lock_slots:
+        return None
+    return (
+        f"A dump locks {found.relations} tables at once, and the server has room for {found.lock_slots} locks: "
+        "it would fail, and others' locks with it. Raise max_locks_per_transaction."
+    )
+
+
 def remarks(found: Bounds) -> tuple[str, ...]:
     """What is to be said, and stops nothing."""
+    said = []
     if found.oldest_transaction > _LONG:
-        return (f"The oldest transaction has been open for {found.oldest_transaction / 3600:.0f} h.",)
-    return ()
+        said.append(f"The oldest transaction has been open for {found.oldest_transaction / 3600:.0f} h.")
+    if found.standbys:  # the primary does not see who reads there (databases.md F18)
+        them = "1 standby replays" if found.standbys == 1 else f"{found.standbys} standbys replay"
+        said.append(f"{them} what is done here: readers there of what is changed are cancelled, or delay the replay.")
+    return tuple(said)
 
 
 def _megabytes(size: int) -> str:

@@ -16,18 +16,17 @@ from typing import Any
 import asyncpg
 
 from bot.databases import acl, visitors
-from bot.databases.connecting import CATALOG, Connection, connected, quoted, words
+from bot.databases.connecting import CATALOG, LONGEST, Connection, connected, quoted, words
 from bot.errors import StepFailed
 from bot.evidence import BackupFile
 from bot.place import Connect
 
 _NAMES = re.compile(r"backout_[0-9a-f]{8}_[a-z_]+")
-_LONGEST = 63  # bytes of a name; Postgres cuts the rest off, and two names become one
 _BIG = 1024**3  # from here on files are copied instead of logged
 _STRATEGIES_SINCE = 150000  # server_version_num
 _COLLATIONS_SINCE = 150000
 _FORCE_SINCE = 130000
-_DAY = 86400  # seconds, for what takes as long as it takes; the step has the deadline
+DAY = 86400  # seconds, for what takes as long as it takes; the step has the deadline
 
 # A collation that changed under the database makes it useless as a template, since 15.
 _MAY = """
@@ -44,13 +43,15 @@ _UNREADABLE = """
 SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'p', 'm') AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
   AND NOT (has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT')) ORDER BY 1 LIMIT 1"""
-_RELATIONS = """
+RELATIONS = """
 SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'p', 'm') AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'"""
 
 _FOUND = """
 SELECT oid::int8, datname AS name, shobj_description(oid, 'pg_database') AS note, pg_get_userbyid(datdba) = current_user AS mine
 FROM pg_database WHERE {which}"""
+# They would be dropped in silence (databases.md F10): a database that was swapped out keeps the slots that it had.
+_SLOTS = "SELECT string_agg(slot_name::text, ', ' ORDER BY slot_name) FROM pg_replication_slots WHERE database = $1"
 _SOURCE = """
 SELECT oid::int8, pg_database_size(oid) AS size, current_setting('server_version_num')::int AS version FROM pg_database WHERE datname = $1"""
 _BY_NAME = _FOUND.format(which="datname = $1")
@@ -105,22 +106,27 @@ async def clone(admin: Connect, maintenance: Connect, database: str, name: str, 
 
     Raises StepFailed (somebody is in the database, named; a right is missing; the name is taken) and OutcomeUnknown.
     """
-    if not _NAMES.fullmatch(name) or len(name.encode()) > _LONGEST:
-        raise StepFailed(f"{name} is no name for a clone: it has to be backout_<8 hex digits>_<kind>, at most {_LONGEST} bytes.")
-    async with _writing(maintenance, f"backout/clone/{name}"[:_LONGEST]) as session:
+    refuse_name(name)
+    async with writing(maintenance, f"backout/clone/{name}"[:LONGEST]) as session:
         await visitors.end_former(session)
-        await _drop_left(session, name, note)
+        await drop_left(session, name, note)
         await _copy(session, database, name)
         oid = await session.fetchval("SELECT oid::int8 FROM pg_database WHERE datname = $1", name)
         async with session.transaction():
             await _shut(session, name, note)
         size = await session.fetchval("SELECT pg_database_size($1::int8::oid)", oid)
     async with connected(admin.model_copy(update={"database": name}), CATALOG) as session:
-        relations = await session.fetchval(_RELATIONS)
+        relations = await session.fetchval(RELATIONS)
     return BackupFile(name=name, path=f"database {name}", sha256="", size=size, format="clone", objects=relations, oid=oid)
 
 
-async def _drop_left(session: Connection, name: str, note: str) -> None:
+def refuse_name(name: str) -> None:
+    """Raises StepFailed for what is no name of ours."""
+    if not _NAMES.fullmatch(name) or len(name.encode()) > LONGEST:
+        raise StepFailed(f"{name} is no name for a clone: it has to be backout_<8 hex digits>_<kind>, at most {LONGEST} bytes.")
+
+
+async def drop_left(session: Connection, name: str, note: str) -> None:
     """What a dead attempt made, to the end or not: before it has its comment, nobody but us can have given it such a name."""
     left = await session.fetchrow(_BY_NAME, name)
     if left is None:
@@ -138,7 +144,7 @@ async def _copy(session: Connection, database: str, name: str) -> None:
     strategy = "STRATEGY file_copy" if source["size"] >= _BIG and source["version"] >= _STRATEGIES_SINCE else ""
     statement = f"CREATE DATABASE {quoted(name)} TEMPLATE {quoted(database)} ALLOW_CONNECTIONS false {strategy}"
     try:
-        await session.execute(statement, timeout=_DAY)
+        await session.execute(statement, timeout=DAY)
     except asyncpg.ObjectInUseError as error:
         there = await visitors.inside(session, source["oid"])
         gids = ", ".join((await visitors.prepared(session, source["oid"]))[: visitors.SHOWN])
@@ -163,9 +169,9 @@ async def drop_clone(maintenance: Connect, file: BackupFile, note: str) -> None:
 
     Without an OID: what an attempt left by that name that died before it could tell.
     """
-    async with _writing(maintenance) as session:
+    async with writing(maintenance) as session:
         if file.oid is None:
-            return await _drop_left(session, file.name, note)
+            return await drop_left(session, file.name, note)
         found = await session.fetchrow(_BY_OID, file.oid)
         if found is None:
             return None
@@ -174,16 +180,18 @@ async def drop_clone(maintenance: Connect, file: BackupFile, note: str) -> None:
                 f"The database {found['name']} (OID {file.oid}) does not say any more that it is this restore point, so it was not dropped. "
                 f"If it is one, drop it by hand."
             )
+        if slots := await session.fetchval(_SLOTS, found["name"]):
+            raise StepFailed(f"{found['name']} has replication slots, which would go with it: {slots}. Drop them when nobody reads them any more.")
         return await _drop(session, found["oid"], found["name"])
 
 
 async def _drop(session: Connection, oid: int, name: str) -> None:
     if await session.fetchval("SELECT current_setting('server_version_num')::int") >= _FORCE_SINCE:
-        await session.execute(f"DROP DATABASE IF EXISTS {quoted(name)} WITH (FORCE)", timeout=_DAY)
+        await session.execute(f"DROP DATABASE IF EXISTS {quoted(name)} WITH (FORCE)", timeout=DAY)
         return
     await session.execute(f"ALTER DATABASE {quoted(name)} ALLOW_CONNECTIONS false")
     await visitors.end(session, oid, visitors.nobody)
-    await session.execute(f"DROP DATABASE IF EXISTS {quoted(name)}", timeout=_DAY)
+    await session.execute(f"DROP DATABASE IF EXISTS {quoted(name)}", timeout=DAY)
 
 
 def how_to_go_back(maintenance: Connect, database: str, file: BackupFile) -> tuple[str, ...]:
@@ -222,7 +230,7 @@ async def outside(maintenance: Connect, database: str) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def _writing(maintenance: Connect, application: str = "backout/clone") -> AsyncIterator[Connection]:
+async def writing(maintenance: Connect, application: str = "backout/clone") -> AsyncIterator[Connection]:
     settings = {**CATALOG, "application_name": application, "default_transaction_read_only": "off", "statement_timeout": "0"}
     async with connected(maintenance, settings) as session:
         yield session

@@ -15,6 +15,7 @@ from bot.place import Connect
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"  # the class itself can not be subscripted at run time
 
 CONTROL = "backout/control"  #: the application_name of Backout's own sessions
+LONGEST = 63  # bytes of a name; Postgres cuts the rest off, and two names become one
 LOCK_TIMEOUT = 3  # seconds: we never make a queue in front of a table
 _PATIENCE = 10  # seconds to connect, and for a session to close
 STATEMENT_TIMEOUT = 60  # seconds, kept by the server

@@ -131,8 +131,10 @@ def _why_not(error: asyncpg.PostgresError) -> str:
 # ------------------------------------------------------------------ labels of enums
 
 
-async def labels(before: Connection, after: Connection) -> list[Loss]:
-    """Labels that are gone and in use in before. A label that was renamed is there; a type that is gone took its columns along, or became text."""
+async def labels(before: Connection, after: Connection, *, unused: bool = False) -> list[Loss]:
+    """Labels that are gone and in use in before, or `unused` too.
+
+    A label that was renamed is there; a type that is gone took its columns along, or became text."""
     mine, theirs = await before.fetch(_LABELS, timeout=PATIENCE), await after.fetch(_LABELS, timeout=PATIENCE)
     types, by_label, by_name = {row["type"] for row in theirs}, {row["label"] for row in theirs}, {row["name"] for row in theirs}
     by_word = {(row["name"], row["word"]) for row in theirs}
@@ -142,7 +144,7 @@ async def labels(before: Connection, after: Connection) -> list[Loss]:
         gone = row["label"] not in by_label
         if made_anew:
             gone = row["name"] in by_name and (row["name"], row["word"]) not in by_word
-        if gone and (loss := await _label(before, row)).count != 0:
+        if gone and ((loss := await _label(before, row)).count != 0 or unused):
             found.append(loss)
     return found
 

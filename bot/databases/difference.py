@@ -29,19 +29,20 @@ _SMALL = 2**21  # bytes: several of them are looked at together
 _SAYS_EVERY = 1.0  # seconds
 
 
-async def lost_since(before: Connect, after: Connect, progress: Progress) -> tuple[Loss, ...]:
+async def lost_since(before: Connect, after: Connect, progress: Progress, *, sampled: bool = False) -> tuple[Loss, ...]:
     """What is in `before` and not, or otherwise, in `after`; both on one server, `before` a clone of what `after` was.
 
+    `sampled`: not all rows are there, so enum labels count though none uses them.
     What this role can't read is 'unreadable', or has no count. Raises Refusal (unreachable, ...), OutcomeUnknown (the connection was lost).
     """
-    losses, _ = await touched_since(before, after, progress)
+    losses, _ = await touched_since(before, after, progress, sampled=sampled)
     return losses
 
 
-async def touched_since(before: Connect, after: Connect, progress: Progress) -> tuple[tuple[Loss, ...], dict[str, Touched]]:
+async def touched_since(before: Connect, after: Connect, progress: Progress, *, sampled: bool = False) -> tuple[tuple[Loss, ...], dict[str, Touched]]:
     """The same, and by table the keys of rows that are gone or changed."""
     async with connected(before, READING) as mine, connected(after, READING) as theirs:
-        comparison = _Comparison(mine, theirs, progress)
+        comparison = _Comparison(mine, theirs, progress, sampled=sampled)
         return await comparison.losses(), comparison.touched
 
 
@@ -61,10 +62,11 @@ class _Pair:
 
 
 class _Comparison:
-    def __init__(self, before: Connection, after: Connection, progress: Progress) -> None:
+    def __init__(self, before: Connection, after: Connection, progress: Progress, *, sampled: bool) -> None:
         self._before = before
         self._after = after
         self._progress = progress
+        self._sampled = sampled
         self._was: dict[int, Table] = {}
         self._is: dict[int, Table] = {}
         self._composites_changed = False
@@ -86,7 +88,7 @@ class _Comparison:
                 if (now := asyncio.get_running_loop().time()) - said > _SAYS_EVERY:
                     said = now
                     await self._progress(f"compared {start + done} of {len(looked)} tables")
-        found += await counting.labels(self._before, self._after)
+        found += await counting.labels(self._before, self._after, unused=self._sampled)
         found += await self._guards(pairs)
         return tuple(sorted(found, key=_order))
 

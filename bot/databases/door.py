@@ -203,14 +203,17 @@ class Door:
         before = Before(**stopped)
         async with self._session(before.run) as session:
             await visitors.end_former(session)
-            it = await may_close.here(session, before.database)
-            held = [one for one in await key.held(session, it.oid) if one.run == before.run]
+            held = await key.of_run(session, before.run)
             if not held:
-                return {"says": f"the door of {it.name} is open", "opened": False, "notes": await _without_login(session, before)}
-            await session.execute(f"ALTER ROLE {quoted(held[0].name)} NOLOGIN")
-            await visitors.end_role(session, held[0].oid)
+                name = await _name(session, before, self._tool.database)
+                return {"says": f"the door of {name} is open", "opened": False, "notes": await _without_login(session, before)}
+            # A swap took the door along to the database that was put in the place.
+            database = before.database if before.database in held else min(held)
+            it, mine = await may_close.here(session, database), held[database]
+            await session.execute(f"ALTER ROLE {quoted(mine.name)} NOLOGIN")
+            await visitors.end_role(session, mine.oid)
             async with session.transaction():
-                notes = await _unshut(session, it, before, held[0])
+                notes = await _unshut(session, it, before, mine)
         says = f"the door of {it.name} is open again, its rights are as they were"
         return {"says": "; ".join((says, *notes)), "opened": True, "notes": list(notes)}
 
@@ -227,6 +230,12 @@ class Door:
         name = {"application_name": f"{_OURS}door/{run}"[:63]} if run else {}
         async with connected(self._maintenance, {**_WRITING, **name}) as session:
             yield session
+
+
+async def _name(session: Connection, before: Before, name: str) -> str:
+    """Of the database in the place now; of the one that was closed, should there be none in the place."""
+    there = await session.fetchval("SELECT true FROM pg_database WHERE datname = $1", name)
+    return name if there else (await may_close.here(session, before.database)).name
 
 
 async def _unshut(session: Connection, it: Here, before: Before, mine: Key) -> tuple[str, ...]:

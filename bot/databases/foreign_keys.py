@@ -61,6 +61,13 @@ async def foreign_keys(session: Connection, tables: Sequence[int]) -> list[Forei
     return [ForeignKey(**{**dict(row), **{name: tuple(row[name]) for name in ("columns", "refers", "equal")}}) for row in rows]
 
 
+async def referring(session: Connection, tables: Sequence[int]) -> list[ForeignKey]:
+    """Keys of whatever tables that refer to these."""
+    rows = await session.fetch(_FOREIGN_KEYS.replace("k.conrelid = ANY", "k.confrelid = ANY"), list(tables))
+    keys = [ForeignKey(**{**dict(row), **{name: tuple(row[name]) for name in ("columns", "refers", "equal")}}) for row in rows]
+    return [key for key in keys if key.own]
+
+
 def parents_first(stages: Sequence[Stage], keys: Sequence[ForeignKey]) -> list[Stage]:
     """As far as there are no cycles."""
     left, ordered = list(stages), []

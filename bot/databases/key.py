@@ -10,6 +10,7 @@ import hashlib
 import hmac
 import re
 import secrets
+from collections.abc import Mapping
 
 import asyncpg
 
@@ -23,6 +24,12 @@ _HELD = """
 SELECT DISTINCT r.oid::int8, r.rolname AS name, split_part(shobj_description(r.oid, 'pg_authid'), ' ', 3) AS run
 FROM pg_database d, aclexplode(d.datacl) a JOIN pg_roles r ON r.oid = a.grantee
 WHERE d.oid = $1::int8::oid AND a.privilege_type = 'CONNECT' AND shobj_description(r.oid, 'pg_authid') LIKE 'Backout run %'"""
+
+_OF_RUN = """
+SELECT DISTINCT d.oid::int8 AS database, r.oid::int8, r.rolname AS name
+FROM pg_database d, aclexplode(d.datacl) a JOIN pg_roles r ON r.oid = a.grantee
+WHERE a.privilege_type = 'CONNECT' AND shobj_description(r.oid, 'pg_authid') LIKE 'Backout run %'
+  AND split_part(shobj_description(r.oid, 'pg_authid'), ' ', 3) = $1 ORDER BY 1"""
 
 # What is set for the application when it logs in, everywhere first, then in this database.
 _SETTINGS = """
@@ -43,6 +50,11 @@ class Key(Noun):
 async def held(session: Connection, database: int) -> tuple[Key, ...]:
     """The keys to the door of the database with that OID: one as long as it is closed, else none."""
     return tuple(Key(**row) for row in await session.fetch(_HELD, database))
+
+
+async def of_run(session: Connection, run: str) -> Mapping[int, Key]:
+    """The keys of that run, by the OID of the database whose door they hold: a swap takes the door along to the database that is put in the place."""
+    return {row["database"]: Key(oid=row["oid"], name=row["name"], run=run) for row in await session.fetch(_OF_RUN, run)}
 
 
 async def settings_of(session: Connection, role: str, database: int) -> dict[str, str]:
@@ -88,11 +100,11 @@ async def _says(session: Connection, statement: str, *values: str) -> None:
 async def cut(session: Connection, key: Key) -> str:
     """A new password for the key. Its text never reaches the server, whose log may keep statements: only what proves it."""
     password = secrets.token_urlsafe(24)
-    await _says(session, "ALTER ROLE %I LOGIN PASSWORD %L", key.name, _verifier(password))
+    await _says(session, "ALTER ROLE %I LOGIN PASSWORD %L", key.name, verifier(password))
     return password
 
 
-def _verifier(password: str) -> str:
+def verifier(password: str) -> str:
     """SCRAM-SHA-256 as pg_authid keeps it (RFC 5803)."""
     salt = secrets.token_bytes(16)
     salted = hashlib.pbkdf2_hmac("sha256", password.encode(), salt, _ROUNDS)

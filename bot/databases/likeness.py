@@ -16,7 +16,8 @@ from bot.databases.connecting import CATALOG, Connection, connected, quoted, wor
 from bot.place import Connect
 
 _FACTS = """
-SELECT current_setting('server_version_num')::int AS version, pg_database_size(d.oid) AS size, pg_get_userbyid(d.datdba) AS owner,
+SELECT current_setting('server_version_num')::int AS version, (SELECT system_identifier::text FROM pg_control_system()) AS system,
+  pg_database_size(d.oid) AS size, pg_get_userbyid(d.datdba) AS owner,
   pg_encoding_to_char(d.encoding) AS encoding, to_jsonb(d)::text AS database,
   (SELECT count(*) FROM pg_class) AS relations,
   (SELECT json_object_agg(extname, extversion)::text FROM pg_extension) AS extensions,
@@ -120,7 +121,7 @@ async def make_empty(session: Connection, like: Likeness, name: str) -> list[str
     """An empty database with the source's encoding and locale, as far as this server has it."""
     begin = f"CREATE DATABASE {quoted(name)} TEMPLATE template0 ENCODING {literal(like.facts['encoding'])}"
     try:
-        await session.execute(f"{begin} {_locale(like.database)}")
+        await session.execute(f"{begin} {locale(like.database)}")
     except asyncpg.PostgresError as error:
         await session.execute(f"{begin} LC_COLLATE 'C' LC_CTYPE 'C'")
         return [f"The database is sorted as C, because the server lacks production's locale {_locale_name(like.database)} ({words(error)})."]
@@ -238,7 +239,8 @@ def _grants(what: str, owner: str, rows: Iterable[Row]) -> Iterator[str]:
             yield f"GRANT {row['privilege']} ON {what} TO {grantee}" + (" WITH GRANT OPTION" if row["grantable"] and row["grantee"] else "")
 
 
-def _locale(database: Row) -> str:
+def locale(database: Row) -> str:
+    """For CREATE DATABASE, of a row of pg_database as to_jsonb has it."""
     said = f"LC_COLLATE {literal(database['datcollate'])} LC_CTYPE {literal(database['datctype'])}"
     locale = _locale_name(database)
     match database.get("datlocprovider"):

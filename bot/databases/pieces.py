@@ -32,6 +32,7 @@ PINNED = {
 _SHORT = 32  # bytes of a value that are kept as they are
 LONG = 7 * 86400.0  # seconds; the step has a deadline of its own
 
+NOT_THERE = "It isn't in the database from which the archive is read."
 What = Literal["table", "column", "rows", "values"]
 _OF_TABLES: dict[str, What] = {"table": "table", "rows": "rows", "values": "values"}
 _OF_COLUMNS = frozenset({"column", "values", "type", "enum"})
@@ -234,7 +235,7 @@ async def _wanted(session: Connection, losses: Sequence[Loss], left_out: dict[st
         found = by_name.get(name, [])
         exact = [row for row in found if row["exact"]]
         if not found:
-            left_out[name] = "It isn't in the database from which the archive is read."
+            left_out[name] = NOT_THERE
         elif not exact and len(found) > 1:
             left_out[name] = "More than one thing has that name; name it with its schema."
         else:

@@ -10,24 +10,26 @@ import math
 import secrets
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import asyncpg
 
-from bot.databases import archive, bounds, catalog, clone, difference, put_back
+from bot.databases import archive, beside, bounds, catalog, clone, difference, merge_tables, put_back, sampling, tables_beside
 from bot.databases.connecting import CATALOG, Connection, connected, pooler, quoted, words
+from bot.databases.fence import HOLDER, PostgresFence
+from bot.databases.rights import rights
 from bot.databases.strangers import strangers
-from bot.errors import ConfigError, FenceLost, OutcomeUnknown, Refusal, StepFailed
-from bot.evidence import Archive, BackupFile, Loss, Part, PutBack, Snapshot, Touched
-from bot.keeping import ArchiveSink, ArchiveSource
-from bot.place import Answer, Connect, Identity, Session
+from bot.databases.swapping import Swap, kept_name
+from bot.errors import ConfigError, OutcomeUnknown, Refusal, StepFailed
+from bot.evidence import Archive, BackupFile, Compared, Loss, Merged, MergeRule, Part, PutBack, Snapshot, Touched
+from bot.keeping import ArchiveSink, ArchiveSource, Work
+from bot.place import Answer, Connect, Identity, Right, Session
 from bot.ports import Progress
 
 ROWS = 100  # shown of a verification query's answer
 _OLDEST = 120000  # server_version_num
 _ASK = 30  # seconds
-_PROOF = 10  # seconds
 _GONE = 30  # seconds for ended sessions to be gone
 
 # The timeline of pg_control_checkpoint() is still the old one right after a promotion (databases.md F23).
@@ -49,11 +51,6 @@ SELECT DISTINCT b.pid, s.usename, coalesce(s.application_name, '') AS applicatio
   extract(epoch FROM clock_timestamp() - s.xact_start)::float8 AS age, coalesce(left(s.query, 500), '') AS query
 FROM pg_stat_activity w CROSS JOIN LATERAL unnest(pg_blocking_pids(w.pid)) AS b (pid) LEFT JOIN pg_stat_activity s ON s.pid = b.pid
 WHERE w.application_name = $1 ORDER BY b.pid"""
-
-_HOLDER = """
-SELECT l.pid, s.application_name FROM pg_locks l LEFT JOIN pg_stat_activity s ON s.pid = l.pid
-WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 2 AND l.classid = $1::int8::oid AND l.objid = $2::int8::oid
-  AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"""
 
 JournalSystem = Callable[[], Awaitable[str | None]] | str | None
 
@@ -112,12 +109,15 @@ class PostgresDatabase:
 
     async def _refuse_two_databases(self) -> None:
         async with self.challenge() as (first, second), connected(self.tool, CATALOG) as session:
-            if await session.fetchrow(_HOLDER, first, second) is None:
+            if await session.fetchrow(HOLDER, first, second) is None:
                 raise Refusal(
                     "wrong_database",
                     f"`database` and `admin` lead to two different databases, both called {self.tool.database}.",
                     "Give both URLs the same server's address.",
                 )
+
+    async def rights(self) -> tuple[Right, ...]:
+        return await rights(self.admin, self._maintenance, self.tool)
 
     # ------------------------------------------------------------------ locks
 
@@ -126,7 +126,7 @@ class PostgresDatabase:
         first, second = struct.unpack(">ii", hashlib.sha256(f"backout fence {key}".encode()).digest()[:8])
         async with connected(self._maintenance, CATALOG) as session:
             if not await session.fetchval("SELECT pg_try_advisory_lock($1::int4, $2::int4)", first, second):
-                holder = await session.fetchrow(_HOLDER, first % 2**32, second % 2**32)
+                holder = await session.fetchrow(HOLDER, first % 2**32, second % 2**32)
                 who = f"session {holder['pid']} ({holder['application_name']})" if holder else "a session that just left"
                 raise Refusal(
                     "fence_taken",
@@ -145,11 +145,11 @@ class PostgresDatabase:
 
     # ------------------------------------------------------------------ what is in it
 
-    async def heads(self, table: str, schema: str | None) -> tuple[str, ...]:
+    async def heads(self, table: str, schema: str | None, query: str | None = None) -> tuple[str, ...]:
         name = quoted(*filter(None, (schema, table)))
         try:
             async with connected(self.tool, {"row_security": "off"}) as session:
-                rows = await session.fetch(f"SELECT version_num::text FROM {name} ORDER BY 1")  # noqa: S608  quoted
+                rows = await session.fetch(query or f"SELECT version_num::text FROM {name} ORDER BY 1")  # noqa: S608  quoted
         except StepFailed as error:
             if isinstance(error.__cause__, asyncpg.UndefinedTableError | asyncpg.UndefinedColumnError | asyncpg.InvalidSchemaNameError):
                 raise Refusal(
@@ -216,8 +216,17 @@ class PostgresDatabase:
             {"pids": [one.pid for one in living]},
         )
 
-    async def objections(self, max_size: int) -> tuple[str, ...]:
+    async def objections(self, max_size: int | None) -> tuple[str, ...]:
         return bounds.objections(await bounds.bounds(self.admin), max_size=max_size)
+
+    async def remarks(self) -> tuple[str, ...]:
+        return bounds.remarks(await bounds.bounds(self.admin))
+
+    def sampling(self, work: Work) -> AbstractAsyncContextManager[sampling.Sampling]:
+        return sampling.sampling(self.admin, work.application, lambda: self.waiters(work.application))
+
+    async def fill_views(self) -> tuple[str, ...]:
+        return await sampling.fill_views(self.admin)
 
     async def holders(self, tables: Sequence[str]) -> tuple[Session, ...]:
         return await bounds.holders(self.admin, tables)
@@ -237,14 +246,17 @@ class PostgresDatabase:
 
     # ------------------------------------------------------------------ what a rollback destroys, and its copies
 
-    async def lost_since(self, before: Connect, progress: Progress) -> tuple[Loss, ...]:
-        return await difference.lost_since(before, self.admin, progress)
+    async def lost_since(self, before: Connect, progress: Progress, *, sampled: bool = False) -> tuple[Loss, ...]:
+        return await difference.lost_since(before, self.admin, progress, sampled=sampled)
 
     async def touched_since(self, before: Connect, progress: Progress) -> tuple[tuple[Loss, ...], Mapping[str, Touched]]:
         return await difference.touched_since(before, self.admin, progress)
 
     async def recount(self, losses: Sequence[Loss], within: dt.timedelta) -> tuple[Loss, ...]:
         return await difference.recount(self.admin, losses, within)
+
+    async def may_dump(self) -> str | None:
+        return bounds.too_many_locks(await bounds.bounds(self.admin))
 
     async def may_clone(self) -> str | None:
         return await clone.may_clone(self.admin, self._maintenance, self.tool.database)
@@ -259,8 +271,39 @@ class PostgresDatabase:
         return clone.how_to_go_back(self._maintenance, self.tool.database, file)
 
     def beside(self, name: str) -> PostgresDatabase:
-        tool, admin = (connect.model_copy(update={"database": name}) for connect in (self.tool, self.admin))
-        return PostgresDatabase(target=self.target, tool=tool, admin=admin, maintenance_database=self._maintenance.database)
+        admin = self.admin.model_copy(update={"database": name})  # nobody else enters it, the tool neither
+        return PostgresDatabase(target=self.target, tool=admin, admin=admin, maintenance_database=self._maintenance.database)
+
+    async def may_make_beside(self) -> str | None:
+        return await beside.may_make(self._maintenance, self.tool.database)
+
+    async def beside_for_restore(self, name: str, note: str) -> BackupFile:
+        return await beside.make(self._maintenance, self.tool.database, name, note)
+
+    @property
+    def _swap(self) -> Swap:
+        return Swap(self._maintenance, self.admin, self.tool.database)
+
+    def kept_name(self, at: dt.datetime) -> str:
+        return kept_name(self.tool.database, at)
+
+    async def may_swap(self, incoming: BackupFile, kept: str | None = None) -> tuple[Refusal, ...]:
+        return await self._swap.in_the_way(incoming, kept)
+
+    async def swap(self, incoming: BackupFile, kept: str, note: str, run: str, name: str) -> BackupFile:
+        return await self._swap.swap(incoming, kept, note, run, name)
+
+    async def swapped(self, incoming: BackupFile, kept: str) -> bool | None:
+        return await self._swap.happened(incoming, kept)
+
+    def _in(self, file: BackupFile) -> Connect:
+        return self.admin.model_copy(update={"database": file.name})
+
+    async def compare_tables(self, tables: Sequence[str], source: BackupFile, progress: Progress) -> tuple[Compared, ...]:
+        return await tables_beside.compare(self.admin, self._in(source), source, tables, progress)
+
+    async def merge_tables(self, tables: Sequence[str], source: BackupFile, rule: MergeRule, progress: Progress) -> Merged:
+        return await merge_tables.merge(self.admin, self._in(source), source, tables, rule, progress)
 
     async def archive(
         self, losses: Sequence[Loss], sink: ArchiveSink, progress: Progress, touched: Mapping[str, Touched]
@@ -272,41 +315,6 @@ class PostgresDatabase:
 
     async def put_back(self, kept: Archive, source: ArchiveSource, progress: Progress, *, triggers: bool) -> PutBack:
         return await put_back.put_back(self.admin, kept, source, progress, triggers=triggers)
-
-
-class PostgresFence:
-    """The lock, on the session that took it. Implements ports.Fence."""
-
-    def __init__(
-        self, session: Connection, first: int, second: int, taken_on: Identity, identify: Callable[[Connection, float], Awaitable[Identity]]
-    ) -> None:
-        self._session = session
-        self._key = (first % 2**32, second % 2**32)
-        self._taken_on = taken_on
-        self._identify = identify
-        self._one_at_a_time = asyncio.Lock()
-
-    async def prove(self) -> Identity:
-        async with self._one_at_a_time:
-            try:
-                identity = await self._identify(self._session, _PROOF)
-                holder = await self._session.fetchrow(f"{_HOLDER} AND l.pid = pg_backend_pid()", *self._key, timeout=_PROOF)
-            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
-                raise FenceLost(
-                    f"The session that holds the fence is lost: {words(error)}. The server, or who is in charge of it, may have changed."
-                ) from error
-            except Refusal as error:
-                raise FenceLost(error.message) from error
-        if holder is None:
-            raise FenceLost("The fence's lock is gone, though its session lives: another Backout may act on this target.")
-        if changed := _changes(self._taken_on, identity):
-            raise FenceLost(f"The server is no longer the one that was fenced: {changed}.")
-        return identity
-
-
-def _changes(before: Identity, now: Identity) -> str:
-    old, new = before.model_dump(), now.model_dump()
-    return ", ".join(f"{name} was {old[name]} and is {new[name]}" for name in old if old[name] != new[name])
 
 
 async def _refuse_pooler(connect: Connect) -> None:

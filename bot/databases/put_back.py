@@ -105,7 +105,7 @@ class _Putting:
             await fk.mark_orphans(self._session, stages, keys)
             if stage.part.key and stage.part.what == "table":
                 await self._overwrite(stage)
-            await self._insert(stage)
+            await stage.insert(self._session)
 
     async def _compare(self, stage: Stage) -> None:
         """Rows that are there just so leave the stage; of a table that lost only some rows, all that are there do."""
@@ -122,22 +122,7 @@ class _Putting:
             )
 
     async def _overwrite(self, stage: Stage) -> None:
-        await self._update(stage, [name for name in stage.values if not stage.table.fields[name].always], "s.present AND ")
-
-    async def _update(self, stage: Stage, columns: Sequence[str], which: str) -> None:
-        if columns:
-            given = ", ".join(f"{quoted(name)} = s.{stage.slots[name]}" for name in columns)
-            sql = f"UPDATE {stage.table.source} l SET {given} FROM {stage.name} s WHERE {which}s.bad IS NULL AND {stage.same_key} AND s.n BETWEEN"
-            await stage.batches(self._session, lambda first, last: f"{sql} {first} AND {last}")
-
-    async def _insert(self, stage: Stage) -> None:
-        columns = ", ".join(quoted(name) for name in stage.slots)
-        slots = ", ".join(f"s.{slot}" for slot in stage.slots.values())
-        sql = (
-            f"INSERT INTO {stage.table.name} ({columns}) OVERRIDING SYSTEM VALUE SELECT {slots} FROM {stage.name} s"
-            " WHERE s.present IS NOT TRUE AND s.bad IS NULL AND s.n BETWEEN"
-        )
-        await stage.batches(self._session, lambda first, last: f"{sql} {first} AND {last}")
+        await stage.update(self._session, [name for name in stage.values if not stage.table.fields[name].always], "s.present AND ")
 
     # ------------------------------------------------------------------ values
 
@@ -150,7 +135,7 @@ class _Putting:
             await self._execute(f"UPDATE {name} s SET bad = 'The row is gone.' WHERE bad IS NULL AND {gone}")
             await self._taken_by_another(stage)
             await fk.mark_orphans(self._session, [stage], keys)
-            await self._update(stage, stage.values, "")
+            await stage.update(self._session, stage.values, "")
 
     async def _taken_by_another(self, stage: Stage) -> None:
         """Mark rows under whose key there may be another row now, by the hashes of the columns that were not lost.

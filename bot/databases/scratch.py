@@ -13,10 +13,11 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from pathlib import Path
 from typing import Protocol
 
-from bot.databases import cutting, likeness
-from bot.databases.connecting import connected, quoted
+from bot.databases import cutting, dressing, likeness
+from bot.databases.connecting import Connection, connected, quoted
 from bot.databases.likeness import Likeness
 from bot.errors import ConfigError, ProgramFailed, Refusal
+from bot.evidence import BackupFile
 from bot.keeping import Work
 from bot.place import Connect
 from bot.ports import Database, MigrationTool
@@ -30,10 +31,11 @@ _SETTINGS = {
     "max_connections": str(_CONNECTIONS), "shared_buffers": "256MB", "maintenance_work_mem": "256MB", "max_logical_replication_workers": "0",
 }  # fmt: skip
 #: They work only in a server that loads them as it starts.
-_PRELOADED = {"timescaledb", "pg_cron", "citus"}
+PRELOADED = {"timescaledb", "pg_cron", "citus"}
 _WRITING = {"default_transaction_read_only": "off", "statement_timeout": "0", "lock_timeout": "0"}
 
-At = Callable[[Connect, Connect], tuple[Database, MigrationTool]]
+#: how the tool enters, how Backout does, and another database of that server
+At = Callable[[Connect, Connect, str], tuple[Database, MigrationTool]]
 
 
 class Clusters(Protocol):
@@ -52,7 +54,7 @@ class Clusters(Protocol):
 class ThrowawayScratches:
     """Implements ports.Scratches: a server that Backout starts. `source` is Backout's own role, `tool` the tool's, both on the target's database.
 
-    `home` is where the clusters lie; `at(tool, admin)` builds a target's database and tool for a database there.
+    `home` is where the clusters lie; `at(tool, admin, maintenance)` builds a target's database and tool for a database there.
     """
 
     def __init__(self, source: Connect, tool: Connect, clusters: Clusters, at: At, home: Path) -> None:
@@ -63,10 +65,11 @@ class ThrowawayScratches:
         self._home = home
 
     @asynccontextmanager
-    async def open(self, work: Work) -> AsyncIterator[ServerScratch]:
+    async def open(self, work: Work, *, sampled: bool = False) -> AsyncIterator[ServerScratch]:
         like = await likeness.read(self._source, self._tool.user)
         major = _major(like.version // 10000, await self._clusters.majors())
-        _refuse_too_small(self._home, int(like.facts["size"]))
+        if not sampled:
+            _refuse_too_small(self._home, int(like.facts["size"]))
         superuser = _unlike({row["name"] for row in like.roles})
         name = f"{PREFIX}{re.sub(r'[^A-Za-z0-9_-]', '', work.run)[:40]}-{secrets.token_hex(4)}"
         async with AsyncExitStack() as stack:
@@ -84,14 +87,19 @@ class ThrowawayScratches:
 
 
 class ServerScratch:
-    """Implements ports.Scratch on a server that is ours alone. `prepare` comes first."""
+    """Implements ports.Scratch on a server that is ours alone. `prepare` comes first. `prefix` begins the names of its databases there."""
 
-    def __init__(self, like: Likeness, admin: Connect, tool: Connect, at: At) -> None:
+    #: whether what is restored gets the owners that it has in production
+    owners = True
+
+    def __init__(self, like: Likeness, admin: Connect, tool: Connect, at: At, *, where: str = "a throwaway server", prefix: str = "") -> None:
         self._like = like
         self._admin = admin
         self._at = at
         self._tool = admin.model_copy(update={"user": tool.user, "password": secrets.token_urlsafe(24)})
         self._empty = f"backout_{secrets.token_hex(4)}_empty"
+        self._where = where
+        self._prefix = prefix
         self._said: dict[str, None] = {}
         self.version = 0
         self.says = ""
@@ -103,15 +111,24 @@ class ServerScratch:
     async def prepare(self) -> None:
         """Raises Refusal(rehearsal_impossible) when an extension of the source is missing."""
         async with connected(self._admin, _WRITING) as session:
-            self.version = await session.fetchval("SELECT current_setting('server_version_num')::int")
-            self.says = f"a throwaway server, PostgreSQL {self.version // 10000}"
+            await self._know(session)
             there = {row[0]: row[1] for row in await session.fetch("SELECT name::text, default_version FROM pg_available_extensions")}
             self._note(_less_than_proof(self._like, self.version))
             self._note(_extensions(self._like.extensions, there))
             self._note(await likeness.make_roles(session, self._like, self._tool.password))
-            self._note(await likeness.make_empty(session, self._like, self._empty))
+            self._note(await likeness.make_empty(session, self._like, self._real(self._empty)))
         async with connected(self.superuser(self._empty), _WRITING) as session:
             self._note(await likeness.make_public(session, self._like))
+
+    async def _know(self, session: Connection) -> None:
+        self.version = await session.fetchval("SELECT current_setting('server_version_num')::int")
+        self.says = f"{self._where}, PostgreSQL {self.version // 10000}"
+
+    def _real(self, name: str) -> str:
+        return f"{self._prefix}{name}"
+
+    def _strategy(self) -> str:
+        return " STRATEGY file_copy" if self.version >= 150000 else ""
 
     def _note(self, sentences: Sequence[str]) -> None:
         self._said.update(dict.fromkeys(sentences))
@@ -122,27 +139,35 @@ class ServerScratch:
 
     async def clone(self, source: str, name: str) -> None:
         """Raises StepFailed: also when somebody is still in the source after 5 s."""
-        strategy = " STRATEGY file_copy" if self.version >= 150000 else ""
         async with connected(self._admin, _WRITING) as session:
-            await session.execute(f"CREATE DATABASE {quoted(name)} TEMPLATE {quoted(source)}{strategy}", timeout=cutting.AT_MOST)
-            self._note(await likeness.set_up(session, self._like, name))
+            sql = f"CREATE DATABASE {quoted(self._real(name))} TEMPLATE {quoted(self._real(source))}{self._strategy()}"
+            await session.execute(sql, timeout=cutting.AT_MOST)
+            self._note(await likeness.set_up(session, self._like, self._real(name)))
 
     async def drop(self, name: str) -> None:
         """With whoever is in it; one that is gone is no error."""
         force = " WITH (FORCE)" if self.version >= 130000 else ""
         async with connected(self._admin, _WRITING) as session:
-            await session.execute(f"DROP DATABASE IF EXISTS {quoted(name)}{force}", timeout=cutting.AT_MOST)
+            await session.execute(f"DROP DATABASE IF EXISTS {quoted(self._real(name))}{force}", timeout=cutting.AT_MOST)
 
     async def cut_off(self, name: str) -> tuple[str, ...]:
         said = await cutting.cut_off(self.superuser(name))
         await cutting.analyze(self.superuser(name))
         return said
 
+    async def known_as(self, name: str, note: str) -> BackupFile:
+        """That database as a copy beside another: its comment says so, and its OID counts."""
+        async with connected(self._admin, _WRITING) as session:
+            await dressing.comment(session, self._real(name), note)
+            oid = await session.fetchval("SELECT oid::int8 FROM pg_database WHERE datname = $1", self._real(name))
+        return BackupFile(name=self._real(name), path=f"database {self._real(name)}", sha256="", size=0, format="clone", oid=oid)
+
     def superuser(self, name: str) -> Connect:
-        return self._admin.model_copy(update={"database": name})
+        return self._admin.model_copy(update={"database": self._real(name)})
 
     def at(self, name: str) -> tuple[Database, MigrationTool]:
-        return self._at(self._tool.model_copy(update={"database": name}), self.superuser(name))
+        tool = self._tool.model_copy(update={"database": self._real(name)})
+        return self._at(tool, self.superuser(name), self._real(self._empty))
 
 
 def _major(wanted: int, there: Sequence[int]) -> int:
@@ -189,7 +214,7 @@ def _extensions(wanted: Mapping[str, str], there: Mapping[str, str]) -> list[str
     for name in wanted:
         if name not in there:
             raise _impossible(f"extension {name} is not on the throwaway server", way_out)
-        if name in _PRELOADED:
+        if name in PRELOADED:
             raise _impossible(f"extension {name} works only in a server that loads it as it starts, and the throwaway server does not", way_out)
     return [f"extension {name} is {there[name]} there, production has {version}" for name, version in wanted.items() if there[name] != version]
 

@@ -100,6 +100,23 @@ class Stage:
         """A statement for rows n from .. to, in savepoints; a refused batch is halved until the rows that are refused stand alone, and are bad."""
         await in_batches(session, self.name, self.part.rows, run)
 
+    async def update(self, session: Connection, columns: Sequence[str], which: str) -> None:
+        """Of rows of the table that have a row in the stage that is not bad; `which` narrows them."""
+        if columns:
+            given = ", ".join(f"{quoted(name)} = s.{self.slots[name]}" for name in columns)
+            sql = f"UPDATE {self.table.source} l SET {given} FROM {self.name} s WHERE {which}s.bad IS NULL AND {self.same_key} AND s.n BETWEEN"
+            await self.batches(session, lambda first, last: f"{sql} {first} AND {last}")
+
+    async def insert(self, session: Connection) -> None:
+        """The rows whose key was not there before."""
+        columns = ", ".join(quoted(name) for name in self.slots)
+        slots = ", ".join(f"s.{slot}" for slot in self.slots.values())
+        sql = (
+            f"INSERT INTO {self.table.name} ({columns}) OVERRIDING SYSTEM VALUE SELECT {slots} FROM {self.name} s"
+            " WHERE s.present IS NOT TRUE AND s.bad IS NULL AND s.n BETWEEN"
+        )
+        await self.batches(session, lambda first, last: f"{sql} {first} AND {last}")
+
 
 async def stage_part(session: Connection, part: Part, number: int, source: ArchiveSource, conflicts: Conflicts) -> Stage | None:
     """None when nothing of it can be put here; why is among the conflicts. Raises StepFailed when the member isn't what was archived."""
@@ -124,16 +141,16 @@ async def stage_part(session: Connection, part: Part, number: int, source: Archi
     if not set(slots) - set(part.key) and part.what != "table":
         return None
     stage = Stage(part, table, f"pg_temp.backout_{number}", slots, key or Key())
-    await _make(session, stage)
+    await make(session, stage)
     await _fill(session, stage, source, conflicts)
     await session.execute(f"ANALYZE {stage.name}")
     return stage
 
 
-async def _make(session: Connection, stage: Stage) -> None:
+async def make(session: Connection, stage: Stage) -> None:
     """Made from the table, so that types, lengths and collations are its own."""
     columns = ", ".join(f"{quoted(name) if name in stage.slots else 'NULL::text'} AS c{place}" for place, name in enumerate(stage.part.columns))
-    await session.execute(f"CREATE TEMP TABLE {_bare(stage.name)} ON COMMIT DROP AS SELECT {columns} FROM {stage.table.source} WITH NO DATA")
+    await session.execute(f"CREATE TEMP TABLE {bare(stage.name)} ON COMMIT DROP AS SELECT {columns} FROM {stage.table.source} WITH NO DATA")
     await session.execute(f"ALTER TABLE {stage.name} ADD n bigint GENERATED ALWAYS AS IDENTITY, ADD others text[], ADD present boolean, ADD bad text")
     await session.execute(f"CREATE INDEX ON {stage.name} (n)")
 
@@ -159,7 +176,7 @@ async def _fill_as_text(session: Connection, stage: Stage, columns: Sequence[str
     """Each value is cast, and cast back: what doesn't come back as it was, doesn't fit."""
     plain, part = f"{stage.name}_text", stage.part
     listed = ", ".join(f"{name} {'text[]' if name == 'others' else 'text'}" for name in columns)
-    await session.execute(f"CREATE TEMP TABLE {_bare(plain)} ({listed}, n bigint GENERATED ALWAYS AS IDENTITY, bad text) ON COMMIT DROP")
+    await session.execute(f"CREATE TEMP TABLE {bare(plain)} ({listed}, n bigint GENERATED ALWAYS AS IDENTITY, bad text) ON COMMIT DROP")
     await session.execute(f"CREATE INDEX ON {plain} (n)")
     await load(session, plain, columns, source, part.member, expected)
     casts, fits = {name: name for name in columns}, ["true"]
@@ -194,7 +211,7 @@ async def load(session: Connection, table: str, columns: Sequence[str], source: 
             size += len(block)
             yield block
 
-    status = await session.copy_to_table(_bare(table), schema_name="pg_temp", columns=list(columns), source=blocks(), timeout=LONG)
+    status = await session.copy_to_table(bare(table), schema_name="pg_temp", columns=list(columns), source=blocks(), timeout=LONG)
     if (int(status.split()[-1]), size, seen.hexdigest()) != expected:
         raise StepFailed(f"{member} of the archive is not what was archived. Nothing was put back.")
 
@@ -205,7 +222,7 @@ async def stage_objects(session: Connection, part: Part, number: int, source: Ar
     if not objects:
         return None
     stage = f"pg_temp.backout_{number}_objects"
-    await session.execute(large_objects.staging(_bare(stage)))
+    await session.execute(large_objects.staging(bare(stage)))
     expected = (objects["rows"], objects["bytes"], objects["sha256"])
     await load(session, stage, ["oid", "page", "data", "owner"], source, objects["member"], expected)
     return stage
@@ -253,5 +270,5 @@ def _key_text(part: Part) -> str:
     return f"concat_ws(', ', {', '.join(named)})"
 
 
-def _bare(name: str) -> str:
+def bare(name: str) -> str:
     return name.removeprefix("pg_temp.")

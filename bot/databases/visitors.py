@@ -38,6 +38,11 @@ SELECT pid FROM pg_locks WHERE locktype = 'object' AND classid = 'pg_database'::
 _PREPARED = """
 SELECT x.gid FROM pg_prepared_xacts x JOIN pg_database d ON d.datname = x.database WHERE d.oid = $1::int8::oid ORDER BY x.gid"""
 
+_LOCKING = """
+SELECT string_agg(DISTINCT coalesce(a.usename || ' (session ' || l.pid || ', ' || a.application_name || ')', 'session ' || l.pid), ', ')
+FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid
+WHERE l.locktype = 'object' AND l.classid = 'pg_database'::regclass AND l.objid = $1::int8::oid AND l.granted AND l.pid <> pg_backend_pid()"""
+
 _FORMER = """
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 WHERE application_name = current_setting('application_name') AND usename = session_user AND pid <> pg_backend_pid()"""
@@ -78,6 +83,17 @@ async def _arriving(session: Connection, database: int) -> set[int]:
 async def end(session: Connection, database: int, ours: Ours) -> tuple[Session, ...]:
     """End everybody in the database but ours; who was ended. Who can't be ended, or would not go, is still `inside` afterwards."""
     return await _end(session, _IN_DATABASE, database, ours)
+
+
+async def sweep(session: Connection, database: int) -> None:
+    """One round: whoever is in, or holds the database's lock while coming in, is told to go. Who waits behind us for that lock is left alone."""
+    await _terminate(session, [one.pid for one in await _look(session, _IN_DATABASE, database, nobody)])
+    await _terminate(session, [row["pid"] for row in await session.fetch(f"{_ARRIVING} AND granted", database)])
+
+
+async def locking(session: Connection, database: int) -> str:
+    """Who has a lock on the database with that OID as a whole: who connects, alters, comments, copies it."""
+    return str(await session.fetchval(_LOCKING, database) or "somebody who has left since")
 
 
 async def end_former(session: Connection) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bot.errors import Refusal, TransitionRefused
-from bot.journal import rows
+from bot.journal import rehearsals, rows
 from bot.journal.pooled import Connection
 from bot.journal.shelf import Shelf
 from bot.model import ENDS, OPEN, TRANSITIONS, Alarm, Attempt, AttemptState, Event, Plan, Request, Run, State
@@ -86,8 +86,10 @@ class PostgresJournal(Shelf):
             raise rows.unknown_run(run)
         return State(state)
 
-    async def store_plan(self, run: str, plan: Plan, **data: Any) -> None:
+    async def store_plan(self, run: str, plan: Plan, *, unless_since: dt.datetime | None = None, **data: Any) -> None:
         async with self._transaction() as db:
+            if unless_since is not None:
+                await rehearsals.refuse(db, run, plan.identity.system, unless_since)
             await self._store(db, run, State.REHEARSING, plan, (), data)
             await self._append(db, run, "planned", _planned(plan))
 
@@ -163,6 +165,15 @@ class PostgresJournal(Shelf):
                 return False
             if await db.fetchval("select ending from backout.runs where id = $1", run) is not None:
                 return False
+            await db.execute("update backout.runs set ending = $2 where id = $1", run, ending)
+            await self._append(db, run, kind, data)
+            return True
+
+    async def turn(self, run: str, ending: State, kind: str, **data: Any) -> bool:
+        async with self._transaction() as db:
+            if await self._lock(db, run) is not State.AWAITING_APPROVAL:
+                return False
+            await self._change(db, run, State.RUNNING)
             await db.execute("update backout.runs set ending = $2 where id = $1", run, ending)
             await self._append(db, run, kind, data)
             return True

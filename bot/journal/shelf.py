@@ -44,16 +44,24 @@ class Shelf(Pooled):
         async with self._transaction() as db:
             await db.execute(
                 "insert into backout.backups (target, name, run, revision, file, made, keep_until) values ($1, $2, $3, $4, $5, $6, $7)"
-                " on conflict (target, name) do update set file = excluded.file, made = excluded.made, keep_until = excluded.keep_until",
+                " on conflict (target, name) do update"
+                " set file = excluded.file, made = excluded.made, keep_until = excluded.keep_until, proven = null",
                 target, file.name, run, revision, file.model_dump(mode="json"), self._clock.now(), until,
             )  # fmt: skip
 
     async def backups(self, target: str) -> tuple[Mapping[str, Any], ...]:
         async with self._transaction() as db:
             found = await db.fetch(
-                "select name, run, revision, file, made, keep_until from backout.backups where target = $1 order by made desc", target
+                "select b.name, b.run, b.revision, b.file, b.made, b.keep_until, b.proven,"
+                " case when r.id is null then b.made else r.ended end as ended"
+                " from backout.backups b left join backout.runs r on r.id = b.run where b.target = $1 order by b.made desc",
+                target,
             )
             return tuple({**dict(row), "file": BackupFile(**row["file"])} for row in found)
+
+    async def prove_backup(self, target: str, name: str) -> None:
+        async with self._transaction() as db:
+            await db.execute("update backout.backups set proven = $3 where target = $1 and name = $2", target, name, self._clock.now())
 
     async def forget_backup(self, target: str, name: str) -> None:
         async with self._transaction() as db:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from bot.platforms.compose import ComposeServices
 from bot.platforms.database import DatabasePlatform
+from bot.platforms.docker import DockerServices
+from bot.platforms.kubernetes import KubernetesServices
 from bot.platforms.none import NoPlatform
 
 PLATFORMS: dict[str, type[Any]] = {"none": NoPlatform, "database": DatabasePlatform}
-SERVICES: dict[str, type[Any]] = {}
+SERVICES: dict[str, type[Any]] = {"docker": DockerServices, "compose": ComposeServices, "kubernetes": KubernetesServices}
 #: these may stand in a list once at most
 ONCE = frozenset(PLATFORMS)

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from bot.errors import BackoutError, Refusal, StepFailed
 from bot.keeping import Work
 from bot.place import Connect
-from bot.running import Services
+from bot.running import Inside, Services
 from bot.values import Duration
 
 BY_HAND = "by_hand"
@@ -27,20 +27,20 @@ class ServicesSettings(BaseModel):
 
 
 class ServicesPlatform:
-    """Implements running.Platform. `place` tells several of one kind apart, e.g. 'docker' and 'docker 2'."""
+    """Implements running.Platform. `place` tells several of one kind apart, e.g. 'docker' and 'docker 2'; `inside` is where the tool is executed."""
 
     stops = True
     has_services = True
 
-    def __init__(self, services: Services, place: str, settings: ServicesSettings) -> None:
+    def __init__(self, services: Services, place: str, settings: ServicesSettings, inside: Inside | None = None) -> None:
         self.kind = services.kind
         self.migrates_on_start = settings.migrates_on_start
         self.rolls_back = settings.roll_back or settings.migrates_on_start
-        self.place = place
+        self.place, self._inside = place, inside
         self._services = services
 
     async def ready(self) -> tuple[Refusal, ...]:
-        return await self._services.ready()
+        return await self._services.ready(self._inside)
 
     async def stop_writers(self, work: Work) -> Mapping[str, Any]:
         noted = self._noted(work)

@@ -28,20 +28,34 @@ class Authority:
         ladder: Sequence[str],
         failed_attempts: int | None,
         down: dt.timedelta | None,
+        rehearsers: Sequence[str] = (),
+        rehearse_every: dt.timedelta | None = None,
     ) -> None:
         self._journal, self._directory, self._clock = journal, directory, clock
         self._rules, self._loss, self.titles, self._ladder = rules, loss, dict(titles), tuple(ladder)
         self._unrehearsed = unrehearsed
+        self._rehearsers, self._rehearse_every = tuple(rehearsers), rehearse_every
         self.failed_attempts, self.down = failed_attempts, down
 
     def need(self, request: Request, plan: Plan) -> Need:
         """Raises Refusal(no_policy_for_severity)."""
-        unrehearsed = plan.rehearsal is not None and not plan.rehearsal.done
+        tried = plan.rehearsal
+        unrehearsed = tried is not None and (not tried.done or tried.sampled is not None)  # a sample proves no loss
         return policy.need(request.severity, plan.loss_class, self._rules, self._loss, self._unrehearsed if unrehearsed else {})
 
     def asks(self, severity: Severity) -> None:
         """Raises Refusal(no_policy_for_severity) before anything is planned."""
         policy.need(severity, LossClass.NONE, self._rules, self._loss)
+
+    async def may_rehearse(self, request: Request) -> dt.datetime:
+        """Since when that person must not have begun another rehearsal (databases.md F3). Raises Refusal(may_not_rehearse)."""
+        if self._rehearsers and not await self._held(request.by, self._rehearsers):
+            named = ", ".join(self.titles.get(role, role) for role in self._rehearsers)
+            raise Refusal(
+                "may_not_rehearse", f"A rehearsal copies the whole database, and only these may begin one: {named}. You don't hold such a role now.",
+                "Ask one of them to type the command.",
+            )  # fmt: skip
+        return self._clock.now() - (self._rehearse_every or dt.timedelta())
 
     # ------------------------------------------------------------------ at click time
 

@@ -17,19 +17,19 @@ from bot.durable import Evidence, Happened, OnCrash, PlanChanged, Step, TargetPa
 from bot.errors import BackoutError, FenceLost, JournalDown, OutcomeUnknown, Refusal, StepFailed, TransitionRefused
 from bot.model import Attempt, AttemptState, Plan, Run, State
 from bot.ports import Chat, Clock, Fence, Journal, Web
-from bot.rollback import hold, rehearse, verify
+from bot.rollback import copies, hold, plan_copies, rehearse, try_tables, verify
 from bot.steps import STEPS
 
 log = logging.getLogger(__name__)
 
 Ended = tuple[AttemptState, str, dict[str, object]]
 
-_OPTIONS = ["retry", "leave", "escalate"]
 _LOOK = 1.0  # seconds between two looks whether a rehearsal is still wanted
 
 
 class Executor:
-    """Carries out stored plans. `replan(run)` makes the plan again; `gave_up(run)` is told of each failed attempt that needs a person."""
+    """Carries out stored plans. `replan(run)` makes the plan again; `gave_up(run)` is told of each failed attempt that needs a person,
+    `ways(run)` says which ways there are then."""
 
     def __init__(
         self,
@@ -41,9 +41,11 @@ class Executor:
         replan: Callable[[Run], Awaitable[Plan]],
         void: Callable[[Run, PlanChanged], Awaitable[None]],
         gave_up: Callable[[Run], Awaitable[None]],
+        ways: Callable[[Run], Awaitable[list[str]]],
     ) -> None:
         self._journal, self._chat, self._clock, self._web = journal, chat, clock, web
         self._replan, self._void, self._gave_up = replan, void, gave_up
+        self._ways = ways
         self._fences: dict[str, tuple[AsyncExitStack, Fence]] = {}
         self._bodies: set[asyncio.Task[Ended]] = set()
 
@@ -85,6 +87,15 @@ class Executor:
             if last.state is AttemptState.FAILED:
                 return False
         return False
+
+    async def entered(self, run: Run, target: TargetParts) -> TargetParts:
+        """The target as a step of this run sees it: through its closed door, where it is closed."""
+        return (await self._world(run, STEPS["swap"], 0, target)).target
+
+    async def ask(self, run: Run, why: str) -> None:
+        """Ask again about what was asked about last."""
+        last = next((each for each in reversed(run.current) if each.state is not AttemptState.DONE), run.current[-1])
+        await self._ask(run, STEPS[last.step], why)
 
     async def release(self, run: str) -> None:
         """The run ended: give back its fence."""
@@ -182,6 +193,8 @@ class Executor:
             await self._close(run, attempt, AttemptState.FAILED, f"the plan changed: {changed}", {"changed": True})
             await self._plan_changed(run.id, changed, target)
             return None
+        if step.replaces:
+            await self.release(run.id)
         return await self._close(run, attempt, state, summary, facts)
 
     async def _plan_changed(self, run_id: str, changed: PlanChanged, target: TargetParts) -> None:
@@ -189,7 +202,7 @@ class Executor:
         run = await self._journal.run(run_id)
         if run.ending is not None:
             return
-        if _stopped(run):
+        if stopped(run):
             await self._begin(run, STEPS["start_writers"], target)
             run = await self._journal.run(run_id)
             last = run.last_attempt("start_writers")
@@ -248,7 +261,11 @@ class Executor:
         except StepFailed as error:
             return AttemptState.FAILED, error.message, error.facts
         except Refusal as error:
-            return AttemptState.FAILED, f"{error.message} {error.next}", {"code": error.code, "message": error.message, "next": error.next}
+            return (
+                AttemptState.FAILED,
+                f"{error.message} {error.next}",
+                {"code": error.code, "message": error.message, "next": error.next, **error.facts},
+            )
         except FenceLost as error:
             await self.release(run.id)
             return AttemptState.FAILED, f"{error} Nothing was executed in this step", {}
@@ -305,12 +322,15 @@ class Executor:
             health_now=verify.health_now,
             counted_again=counted_again,
             rehearsal=rehearse.rehearse,
+            copy_tried=copies.copy_tried,
+            instant_tried=copies.instant_tried,
+            tables_tried=try_tables.tables_tried,
             changed=changed,
             rehearsing=run.state is State.REHEARSING,
             leaving=run.ending is not None,
             stopped=_noted(run),
         )
-        connect = await target.platform.entrance(world) if _stopped(run) and step.name != "start_writers" else None
+        connect = await target.platform.entrance(world) if stopped(run) and step.name != "start_writers" else None
         if connect is not None:
             database, tool = target.enter(connect)
             world.target = replace(target, database=database, tool=tool)
@@ -334,15 +354,23 @@ class Executor:
                 return
 
     async def _ask(self, run: Run, step: Step, why: str) -> None:
-        await self._journal.move(run.id, State.NEEDS_DECISION, "decision_needed", step=step.name, why=why, options=_OPTIONS)
+        await self._journal.move(
+            run.id, State.NEEDS_DECISION, "decision_needed", step=step.name, why=why, options=_options(run), ways=await self._ways(run)
+        )
         await self._chat.changed(run.id)
         await self._gave_up(await self._journal.run(run.id))
 
 
-def _stopped(run: Run) -> bool:
-    """Writers are stopped, or may be: in this round, and not started since."""
-    steps = [a.step for a in run.current if a.step == "stop_writers" or (a.step == "start_writers" and a.state is AttemptState.DONE)]
+def stopped(run: Run) -> bool:
+    """Writers are stopped, or may be, and were not started since, in whatever round."""
+    steps = [a.step for a in run.attempts if a.step == "stop_writers" or (a.step == "start_writers" and a.state is AttemptState.DONE)]
     return bool(steps) and steps[-1] == "stop_writers"
+
+
+def _options(run: Run) -> list[str]:
+    """What a person can decide now. Going back is no way out of a failed start: the database is as it was planned."""
+    ready = plan_copies.way_back(run) is not None and run.last_attempt("start_writers") is None
+    return ["retry", *(["restore"] if ready else []), "leave", "escalate"]
 
 
 def _noted(run: Run) -> dict[str, object]:

@@ -12,20 +12,22 @@ from contextlib import suppress
 from typing import Any
 
 from bot.durable import PlanChanged, TargetParts
-from bot.errors import BackoutError, JournalDown, Refusal, TransitionRefused
+from bot.errors import BackoutError, JournalDown, Refusal, StepFailed, TransitionRefused
 from bot.evidence import Rehearsal
-from bot.model import ENDS, OPEN, Alarm, AttemptState, Plan, Run, State
+from bot.model import ENDS, OPEN, Alarm, Attempt, AttemptState, Plan, Run, State
 from bot.ports import Chat, Clock, Engine, Journal, Web
-from bot.rollback import hold, report, retention
+from bot.rollback import hold, plan_copies, report, retention
 from bot.rollback import plan as planning
 from bot.rollback.approve import Authority
-from bot.rollback.execute import Executor
+from bot.rollback.execute import Executor, stopped
 from bot.rollback.verbs import Verbs
+from bot.rollback.ways_out import ways_out
+from bot.strategy import ON_A_COPY, Strategy
 
 log = logging.getLogger(__name__)
 
 #: what a copy proves to be no way back
-_PROVED_WRONG = frozenset({"rehearsal_failed", "empty_downgrade"})
+_PROVED_WRONG = frozenset({"rehearsal_failed", "empty_downgrade", "copy_condemned", "table_not_mergeable"})
 _GRACE = 30.0  # seconds that a running step gets when the process is asked to leave
 
 
@@ -45,7 +47,9 @@ class Rollbacks(Verbs):
         command: str = "/rollback",
     ) -> None:
         super().__init__(targets, journal, engine, chat, authority, clock, command=command)
-        self._executor = Executor(journal, chat, clock, web, replan=self._replan, void=self._void, gave_up=authority.too_many_failures)
+        self._executor = Executor(
+            journal, chat, clock, web, replan=self._replan, void=self._void, gave_up=authority.too_many_failures, ways=self._ways
+        )
         self.draining = asyncio.Event()
         self._busy = 0
         self._quiet = asyncio.Event()
@@ -87,7 +91,9 @@ class Rollbacks(Verbs):
         try:
             made = await planning.make(target, asked.rev, self._journal, strategy=asked.strategy, command=self._command)
             need = self._authority.need(asked, made)
-            if not made.rehearse:
+            if made.rehearse:
+                await self._journal.store_plan(run.id, made, unless_since=await self._authority.may_rehearse(asked))
+            else:
                 made = await planning.with_evidence(target, made, made.rehearsal or Rehearsal(done=False), self._journal)
         except BackoutError as error:
             if isinstance(error, JournalDown | TransitionRefused):
@@ -97,9 +103,7 @@ class Rollbacks(Verbs):
             await self._chat.private(run.request, f"{refusal.code}: {refusal.message}\n{refusal.next}")
             await self._chat.changed(run.id)
             return "end"
-        if made.rehearse:
-            await self._journal.store_plan(run.id, made)
-        else:
+        if not made.rehearse:
             await self._ask(run, made, need.roles)
         await self._chat.changed(run.id)
         return "go"
@@ -116,9 +120,9 @@ class Rollbacks(Verbs):
         await self._executor.release(run.id)
         if run.plan is None:
             raise TransitionRefused(f"{run.id} has no plan")
-        last = run.last_attempt("rehearse") or run.last_attempt("back_up")
-        if last is not None and (code := last.facts.get("code")) in _PROVED_WRONG:
-            await self._journal.refuse(run.id, Refusal(code, last.facts["message"], last.facts["next"]))
+        last = next((each for planned in reversed(run.plan.rehearse) if (each := run.last_attempt(planned.name))), None)
+        if last is not None and (refusal := _proved_wrong(last)) is not None:
+            await self._journal.refuse(run.id, refusal)
         else:
             tried = last is not None and last.state is AttemptState.DONE
             why = "" if tried or last is None else f"{last.summary}"
@@ -139,7 +143,7 @@ class Rollbacks(Verbs):
             await self._chat.changed(run.id)
             return "go"
         if alarms["seat"].due <= self._clock.now() and not await self._authority.overdue(run):
-            await self._journal.move(run.id, State.EXPIRED, "expired")
+            await self._end_unstarted(run, State.EXPIRED, "expired")
             return "go"
         await self._too_long_down(run)
         await self._chat.changed(run.id)
@@ -147,12 +151,25 @@ class Rollbacks(Verbs):
 
     async def _run(self, run: Run) -> str:
         await self._too_long_down(run)
-        if run.ending and not any(a.step not in planning.REHEARSE for a in run.current):
+        if run.ending and not stopped(run) and not any(a.step not in ON_A_COPY for a in run.current):
             await self._end(run, run.ending)
+        elif run.decision == "restore":
+            await self._restore_instead(run)
         elif not await self._executor.next(run, self._target(run.target)):
-            # A cancel that came after the last step found everything done and verified.
-            await self._end(run, State.SUCCEEDED if _all_done(run) else run.ending or State.SUCCEEDED)
+            await self._end(run, _ending(run))
         return "go"
+
+    async def _restore_instead(self, run: Run) -> None:
+        """A person chose the restore point: a plan of its own, for which the seats are asked again. The writers stay stopped meanwhile."""
+        decided = next(event for event in reversed(await self._journal.events(run.id)) if event.kind == "decided")
+        await self._journal.clear_decision(run.id)
+        try:
+            made = await plan_copies.instead(await self._executor.entered(run, self._target(run.target)), run, str(decided.data["by"]))
+        except (Refusal, StepFailed) as error:
+            await self._executor.ask(run, f"It can't go back to the restore point: {error}")
+        else:
+            await self._ask(run, made, self._authority.need(run.request, made).roles, what=["a person chose the restore point instead"])
+            await self._chat.changed(run.id)
 
     async def _end(self, run: Run, end: State) -> None:
         await self._journal.move(run.id, end, "ended", state=end, summary=report.ending(run))
@@ -165,6 +182,8 @@ class Rollbacks(Verbs):
     async def _report(self, run: Run) -> str:
         """The run's last message. A plan that was refused at once has had its private answer instead."""
         await self._executor.release(run.id)
+        if target := self.targets.get(run.target):
+            await self._clean(target)
         kinds = {event.kind for event in await self._journal.events(run.id)}
         refused_at_once = run.state is State.REFUSED and "planned" not in kinds
         if "reported" not in kinds and not refused_at_once:
@@ -186,7 +205,13 @@ class Rollbacks(Verbs):
         """Plan again, to the absolute revision. Raises PlanChanged when the approvals don't hold for what comes out."""
         if run.plan is None:
             raise TransitionRefused(f"{run.id} has no plan")
-        made = await planning.make(self._target(run.target), run.plan.to, self._journal, strategy=run.plan.strategy, command=self._command)
+        rev: str = run.plan.to
+        strategy: Strategy = run.plan.strategy
+        if run.plan.source:  # also what an instant led to is a backup by now
+            rev, strategy = run.plan.source.name, "restore" if run.plan.way.swaps else strategy
+        if run.plan.tables_back and run.plan.source:
+            rev = f"{','.join(run.plan.tables_back)} from {run.plan.source.name}"
+        made = await planning.make(self._target(run.target), rev, self._journal, strategy=strategy, command=self._command)
         if what := hold.differences(run.plan, made):
             raise PlanChanged(made, what)
         return made
@@ -201,6 +226,9 @@ class Rollbacks(Verbs):
             made = await planning.with_evidence(self._target(run.target), made, made.rehearsal or Rehearsal(done=False), self._journal)
             await self._ask(run, made, self._authority.need(run.request, made).roles, what=what)
         await self._chat.changed(run.id)
+
+    async def _ways(self, run: Run) -> list[str]:
+        return await ways_out(self._target(run.target), run, self._journal, self._command)
 
     async def _too_long_down(self, run: Run) -> None:
         """The target is down for too long: the next rung is asked, and again after as long."""
@@ -224,14 +252,44 @@ class Rollbacks(Verbs):
         for target in self.targets.values():
             if target.rehearsal.where is not None:
                 await target.rehearsal.where.clean()
+            if target.pitr is not None:
+                await target.pitr.clean()
+            await self._clean(target)
         for run in await self._journal.find(states=sorted(OPEN), limit=1000):
             await self._engine.start(run.id, run.target)
             await self._engine.signal(run.id, f"resume:{self._clock.now().isoformat()}")
+
+    async def _clean(self, target: TargetParts) -> None:
+        """What dead processes left where the tool runs. If that can't be asked now, it can the next time: no run waits for it.
+
+        Several targets may have their tool at one place: what is of any open run stays.
+        """
+        try:
+            await target.runner.clean([run.id for run in await self._journal.find(states=sorted(OPEN), limit=1000)])
+        except JournalDown:
+            raise
+        except BackoutError as error:
+            log.warning("what is left where the tool of %s runs could not be removed: %s", target.name, error)
 
     async def retain(self) -> None:
         """Remove copies past their time."""
         for target in self.targets.values():
             await retention.retain(target, self._journal, self._clock)
+
+
+def _proved_wrong(last: Attempt) -> Refusal | None:
+    """What a copy showed to be no way back. An instant that could not be recovered leaves nothing that could be asked for."""
+    code = last.facts.get("code", "pitr_failed")
+    if code in _PROVED_WRONG or (last.step == "recover" and last.state is not AttemptState.DONE):
+        return Refusal(code, last.facts.get("message", last.summary), last.facts.get("next", "Look at the archive, or choose another way back."))
+    return None
+
+
+def _ending(run: Run) -> State:
+    """A cancel that came after the last step found everything done and verified. Back at the restore point is where nobody wanted to be."""
+    if _all_done(run):
+        return State.FAILED if run.plan and run.plan.strategy != run.request.strategy else State.SUCCEEDED
+    return run.ending or State.SUCCEEDED
 
 
 def _all_done(run: Run) -> bool:

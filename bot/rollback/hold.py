@@ -18,6 +18,8 @@ _AT_LEAST = 1000  # rows
 
 def differences(old: Plan, new: Plan) -> tuple[str, ...]:
     """Why the approvals of `old` don't hold for `new`, which was planned again and not rehearsed; in sentences, empty when they do."""
+    if not old.way.by_tool:
+        return _of_copies(old, new)
     found = [
         *_database(old.identity, new.identity),
         *_if(old.from_ != new.from_, f"the database moved from {old.from_} to {new.from_}"),
@@ -27,6 +29,20 @@ def differences(old: Plan, new: Plan) -> tuple[str, ...]:
         *_if({one.thing() for one in old.foreseen} != {one.thing() for one in new.foreseen}, "other things would be lost"),
         *_if([s.name for s in old.steps] != [s.name for s in new.steps], "other steps would be taken"),
         *_if(old.archive != new.archive, "another archive would be put back"),
+        *_if(old.verify != new.verify, "the verification changed"),
+    ]
+    return tuple(found)
+
+
+def _of_copies(old: Plan, new: Plan) -> tuple[str, ...]:
+    """A copy that comes back is what it was; which migrations that undoes follows from it."""
+    which = [(one.source.name, one.source.sha256, one.source.oid) if one.source else None for one in (old, new)]
+    found = [
+        *_database(old.identity, new.identity),
+        *_if(old.from_ != new.from_, f"the database moved from {old.from_} to {new.from_}"),
+        *_if(which[0] != which[1], "the backup is not the one that was looked at"),
+        *_if((old.tables_back, old.rule) != (new.tables_back, new.rule), "other rows would come back"),
+        *_if([s.name for s in old.steps] != [s.name for s in new.steps], "other steps would be taken"),
         *_if(old.verify != new.verify, "the verification changed"),
     ]
     return tuple(found)
@@ -43,9 +59,9 @@ def _under(key: str, name: str) -> bool:
 
 
 async def still(plan: Plan, database: Database) -> tuple[str, ...]:
-    """What is lost, looked at and counted again. Sentences about what goes beyond the approval."""
+    """What is lost, looked at and counted again. Sentences about what goes beyond the approval. A database that is kept loses nothing."""
     rehearsal = plan.rehearsal
-    if rehearsal is None or not rehearsal.done:
+    if rehearsal is None or not rehearsal.done or plan.way.swaps:
         return ()
     found: list[str] = []
     if rehearsal.concerns:

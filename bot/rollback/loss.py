@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from bot.evidence import Loss, LossClass
 from bot.model import Revision
+from bot.sqltext import BrokenScript, masked, outside, split
 
 _Found = tuple[str, str]  # kind, name
 
@@ -71,7 +72,7 @@ def read_loss(undone: Iterable[Revision]) -> tuple[Loss, ...]:
     """In the order of undoing. Column names carry their table where the script says it."""
     found: list[Loss] = []
     for one in undone:
-        for kind, name in _read(one.source):
+        for kind, name in _read_script(one.source) if one.language == "sql" else _read(one.source):
             loss = Loss(kind=kind, name=name, revision=one.revision, certain=kind != "unreadable" and "?" not in name)
             if loss not in found:
                 found.append(loss)
@@ -127,7 +128,28 @@ def _parts(name: str) -> tuple[str, ...]:
 
 def surely_one_transaction(undone: Iterable[Revision]) -> bool:
     """True only when every downgrade is nothing but known operations and literal plain SQL: deny by default (databases.md F4)."""
-    return all(_is_plain(one.source) for one in undone)
+    return all(_stays_inside(one.source) if one.language == "sql" else _is_plain(one.source) for one in undone)
+
+
+def _stays_inside(script: str) -> bool:
+    try:
+        return not any(outside(statement) for statement in split(script))
+    except BrokenScript:
+        return False
+
+
+def _read_script(script: str) -> Iterator[_Found]:
+    """A way down that is written in SQL. Literals and comments say nothing."""
+    try:
+        statements = split(script)
+    except BrokenScript as error:
+        yield "unreadable", str(error)
+        return
+    for statement in statements:
+        if statement.words[:1] in (("do",), ("call",)):
+            yield "unreadable", "a block of code in SQL"
+        else:
+            yield from _read_text(masked(statement.text))
 
 
 def _function(source: str) -> ast.FunctionDef | None:
@@ -212,6 +234,12 @@ def _read_sql(call: ast.Call) -> Iterator[_Found]:
     if sql is None:
         yield "unreadable", "a statement that is built while it runs"
         return
+    yield from _read_text(sql)
+    if re.search(r"\bdo\s+\$|\bcall\b", sql, re.IGNORECASE):
+        yield "unreadable", "a block of code in SQL"
+
+
+def _read_text(sql: str) -> Iterator[_Found]:
     for pattern, kind in _SQL:
         for match in pattern.finditer(sql):
             yield from ((kind, name) for name in re.findall(_NAME, match[1]))
@@ -220,8 +248,6 @@ def _read_sql(call: ast.Call) -> Iterator[_Found]:
             yield "column", match[1]
     if _CASCADE.search(sql):
         yield "unreadable", "CASCADE: what depends on it goes too"
-    if re.search(r"\bdo\s+\$|\bcall\b", sql, re.IGNORECASE):
-        yield "unreadable", "a block of code in SQL"
 
 
 def _is_plain(source: str) -> bool:

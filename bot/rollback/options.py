@@ -23,6 +23,8 @@ def _downgrade(plan: Plan) -> Option:
     if tried is None or not tried.done:
         return Option(name="downgrade", loses=_lost(plan.loss), seconds=plan.expected_seconds, certain="not tried on a copy")
     certain = "tried on a copy" if not tried.partial else "tried on a copy, with reservations"
+    if tried.sampled is not None:
+        return Option(name="downgrade", loses=_lost(plan.loss), seconds=plan.expected_seconds, certain="tried on sampled rows")
     return Option(name="downgrade", loses=_lost(plan.loss), seconds=plan.expected_seconds or _about(tried), certain=certain)
 
 
@@ -33,7 +35,7 @@ def _about(tried: Rehearsal) -> float:
 
 async def _restore(target: TargetParts, plan: Plan, journal: Journal) -> Option:
     for kept in await journal.backups(target.name):
-        if kept["revision"] == plan.to:
+        if kept["revision"] == plan.to and kept["file"].format != "schema":
             took = plan.rehearsal.seconds.get("restore") if plan.rehearsal else None
             return Option(
                 name="restore", loses=f"everything written since {kept['made']:%Y-%m-%d %H:%M} UTC", seconds=took, certain="its dump was read back",
@@ -67,9 +69,10 @@ def _best(plan: Plan) -> tuple[str, str]:
     tried = plan.rehearsal
     if tried is None or not tried.done:
         return "fix forward", "nothing was proven on a copy: a fix forward destroys nothing"
+    worked = "it worked on a copy" if tried.sampled is None else "it worked on sampled rows"
     if plan.loss_class is LossClass.NONE:
-        return "downgrade", "it loses nothing, and it worked on a copy"
+        return "downgrade", f"it loses nothing, and {worked}"
     archived = "what it destroys is archived first and can be put back"
     if plan.loss_class is LossClass.MEDIUM:
-        return "downgrade", f"it worked on a copy, and {archived}"
-    return "downgrade", f"it worked on a copy; the loss is high, but {archived}"
+        return "downgrade", f"{worked}, and {archived}"
+    return "downgrade", f"{worked}; the loss is high, but {archived}"

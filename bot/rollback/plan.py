@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 
 from bot.durable import TargetParts
 from bot.errors import ProgramFailed, Refusal, StepFailed
 from bot.evidence import Loss, Rehearsal
 from bot.model import History, Plan, PlanStep, Revision
 from bot.ports import Journal
-from bot.rollback import loss, options, route
+from bot.rollback import loss, options, pace, plan_copies, plan_tables, route, sample
+from bot.strategy import Strategy
 from bot.words import many
 
 REHEARSE = ("back_up", "rehearse")
 _SEVERAL = "It is not sure to be one transaction: if the run is interrupted in the middle of it, a person decides."
 
 
-async def make(target: TargetParts, rev: str, journal: Journal, *, strategy: str = "downgrade", command: str = "/rollback") -> Plan:
-    """Everything that can be known before the rehearsal. Raises Refusal, also planning_failed for what the server or a program said no to."""
+async def make(target: TargetParts, rev: str, journal: Journal, *, strategy: Strategy = "downgrade", command: str = "/rollback") -> Plan:
+    """Everything that can be known before the rehearsal. `rev` is what was asked for: a revision, a backup, an instant, tables.
+
+    Raises Refusal, also planning_failed for what the server or a program said no to.
+    """
     try:
-        return await (_reapply if strategy == "reapply" else _downgrade)(target, rev, journal, command)
+        return await _MAKERS[strategy](target, rev, journal, command)
     except (StepFailed, ProgramFailed) as error:
         raise Refusal(
             "planning_failed", f"The plan could not be made. {error}".rstrip(".") + ".", "Mend what the message names, then ask again."
@@ -54,7 +57,7 @@ async def _reapply(target: TargetParts, rev: str, journal: Journal, command: str
 
 async def _looked(target: TargetParts) -> History:
     await target.database.examine()
-    for refusal in await target.platform.ready():
+    for refusal in (*await target.platform.ready(), *await target.runner.ready()):
         if not refusal.warning:
             raise refusal
     return await target.tool.read()
@@ -64,58 +67,46 @@ async def _plan(target: TargetParts, history: History, journal: Journal, moved: 
     identity = await target.database.identity()
     await target.backup.ready(identity.version)
     method = "dump" if not target.platform.stops or await target.database.may_clone() else "clone"
-    steps = _steps(target, str(known["strategy"]), method, await _former(target, str(known["strategy"]), journal))
-    rehearsed, why_not = await _rehearsed(target)
+    if method == "dump" and (why := await target.database.may_dump()):
+        raise Refusal(
+            "no_restore_point", f"There would be no restore point: no clone can be made, and no dump. {why}",
+            "Do that, or let the platform stop the writers, so that a clone can be made.",
+        )  # fmt: skip
+    steps = _steps(target, str(known["strategy"]), method, await pace.application(target, str(known["strategy"]), journal))
+    rehearse, why_not = await _rehearsed(target)
     return Plan.model_validate({
         "target": target.name,
         "identity": identity,
         "undone": route.undone_of(moved),
         "steps": steps,
-        "rehearse": tuple(PlanStep(name=name) for name in REHEARSE) if rehearsed else (),
-        "rehearsal": None if rehearsed else Rehearsal(done=False, why=why_not),
+        "rehearse": rehearse,
+        "rehearsal": None if rehearse else Rehearsal(done=False, why=why_not),
         "version_table": history.version_table,
         "version_table_schema": history.version_table_schema,
+        "version_query": history.version_query,
         "verify": tuple(one.name for one in target.verify),
-        "expected_seconds": await _expected(target.name, steps, moved, journal),
-        "remarks": (*history.remarks, *_remarks(target, method)),
+        "expected_seconds": await pace.expected(target.name, steps, [one.revision for one in moved], journal),
+        "remarks": (*history.remarks, *_remarks(target, method), *await target.database.remarks()),
         **known,
     })  # fmt: skip
 
 
 def _steps(target: TargetParts, strategy: str, method: str, former: Mapping[str, object]) -> tuple[PlanStep, ...]:
     there = ["archive", "downgrade", *(["reconcile"] if method == "clone" else [])] if strategy == "downgrade" else ["upgrade", "put_back"]
-    stops = target.platform.stops
-    names = ["check_preconditions", *(["stop_writers"] if stops else []), "restore_point", *there, "verify"]
-    names += [*(["roll_back_application"] if former else []), "start_writers"]
-    if stops and target.health is not None:
-        names.append("look_at_health")
-    if target.platform.has_services:
-        names.append("watch")
+    stops = ["stop_writers"] if target.platform.stops else []
+    names = ["check_preconditions", *stops, "restore_point", *there, "verify", *pace.back(target, former)]
     params: dict[str, dict[str, object]] = {"restore_point": {"method": method}, "roll_back_application": {"former": former}}
     return tuple(PlanStep(name=name, params=params.get(name, {})) for name in names)
 
 
-async def _former(target: TargetParts, strategy: str, journal: Journal) -> Mapping[str, object]:
-    """What the application is made again. Raises Refusal(no_former_application) where that is asked for, and there is nothing it was."""
-    wanted = target.platform.rolls_back
-    if strategy != "downgrade" or not (wanted or await journal.moved_by_itself(target.name)):
-        return {}
-    former = await target.platform.former()
-    if wanted and not former:
-        raise Refusal(
-            "no_former_application",
-            f"The application of {target.name} is to be rolled back too, but there is nothing it was before.",
-            "Deploy the former version, or take roll_back and migrates_on_start out of its platform in backout.yml.",
-        )
-    return former
-
-
-async def _rehearsed(target: TargetParts) -> tuple[bool, str]:
-    """Whether a copy may be made now, else why not."""
+async def _rehearsed(target: TargetParts) -> tuple[tuple[PlanStep, ...], str]:
+    """The steps of the rehearsal: with a sample where only the size is in the way; none when no copy may be made now, and why not."""
     if target.rehearsal.where is None:
-        return False, target.rehearsal.why_not
-    found = await target.database.objections(target.rehearsal.max_size)
-    return not found, " ".join(found)
+        return (), target.rehearsal.why_not
+    if not await target.database.objections(target.rehearsal.max_size):
+        return tuple(PlanStep(name=name) for name in REHEARSE), ""
+    found = await target.database.objections(None)
+    return ((), " ".join(found)) if found else ((sample.STEP,), "")
 
 
 async def with_evidence(target: TargetParts, plan: Plan, rehearsal: Rehearsal, journal: Journal) -> Plan:
@@ -128,6 +119,10 @@ async def with_evidence(target: TargetParts, plan: Plan, rehearsal: Rehearsal, j
             "one_transaction": rehearsal.one_transaction,
             "remarks": (*plan.remarks, *(await _writes(target, plan, rehearsal))),
         }
+        if not plan.way.by_tool and rehearsal.stands:
+            known["to"] = rehearsal.stands
+        if rehearsal.backup and (plan.point or (plan.source and plan.source.foreign)):  # it is a backup of ours from now on
+            known["source"] = rehearsal.backup
     else:
         known["loss"] = loss.resolved(plan.foreseen, (await target.database.snapshot(count=False)).objects)
     made = plan.model_copy(update=known)
@@ -195,17 +190,15 @@ def _one_transaction(history: History, undone: tuple[Revision, ...]) -> bool:
     return (history.one_transaction or len(undone) == 1) and loss.surely_one_transaction(undone)
 
 
-async def _expected(target: str, steps: tuple[PlanStep, ...], undone: tuple[Revision, ...], journal: Journal) -> float | None:
-    """Median seconds of earlier succeeded runs that undid the same revisions; None: not measured yet."""
-    earlier = await journal.durations(target, [step.name for step in steps if step.name != "watch"], [one.revision for one in undone])
-    return round(statistics.median(earlier), 1) if earlier else None
-
-
 def _remarks(target: TargetParts, method: str) -> list[str]:
-    if target.platform.stops:
-        said = ["The restore point is a clone: nobody can connect while it is made."] if method == "clone" else []
-    else:
-        said = ["Nobody is stopped (platform: none): what is written during the run may be lost and can't be counted."]
-    if target.platform.migrates_on_start:
-        said.append("Freeze deploys until this is over: the application upgrades the database when it starts.")
-    return said
+    clone = ["The restore point is a clone: nobody can connect while it is made."] if target.platform.stops and method == "clone" else []
+    return [*clone, *pace.remarks(target)]
+
+
+_MAKERS: Mapping[Strategy, Callable[[TargetParts, str, Journal, str], Awaitable[Plan]]] = {
+    "downgrade": _downgrade,
+    "reapply": _reapply,
+    "restore": plan_copies.restore,
+    "pitr": plan_copies.pitr,
+    "tables": plan_tables.tables,
+}

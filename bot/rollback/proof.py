@@ -39,6 +39,7 @@ def section(view: View) -> Iterator[str]:
     tried = plan.rehearsal if plan else None
     if plan is None or tried is None:
         yield "It did not come to one." if not view.run.attempts else "It was not brought to its end."
+        yield from _so_far(view.run)
     elif not tried.done:
         yield f"It was not tried on a copy: {plain(tried.why or 'nobody wrote down why')}".rstrip(".") + "."
     else:
@@ -50,11 +51,28 @@ def section(view: View) -> Iterator[str]:
     yield ""
 
 
+def _so_far(run: Run) -> Iterator[str]:
+    """What was measured of a rehearsal that was refused."""
+    last = run.last_attempt("rehearse")
+    if last is None or "rehearsal" not in last.facts:
+        return
+    tried = Rehearsal(**last.facts["rehearsal"])
+    yield ""
+    yield f"On {plain(tried.server or 'a copy')} it came so far:"
+    yield ""
+    yield from (f"- {plain(name.replace('_', ' '))}: {seconds(took)}" for name, took in sorted(tried.seconds.items()))
+    yield from (f"- {words.locked(one, plain)}" for one in tried.locks[:_SHOWN])
+    yield ""
+    yield from _statements(tried, "###")
+
+
 def lost(losses: Iterable[Loss], tried: Rehearsal | None) -> Iterator[str]:
     """One line for each loss, the worst first."""
     found = words.worst_first(losses)
     if not found:
-        yield "Nothing." if tried is not None and tried.done else "Nothing, as far as reading the scripts goes."
+        sampled = tried is not None and tried.sampled is not None
+        sure = "as far as sampled rows show" if sampled else "" if tried is not None and tried.done else "as far as reading the scripts goes"
+        yield f"Nothing, {sure}." if sure else "Nothing."
     for one in found:
         sure = "" if one.certain else ", which reading alone can not tell"
         yield f"- {words.line(one, plain, plain)}{f', by {plain(one.revision)}' if one.revision else ''}{sure}"
@@ -62,7 +80,7 @@ def lost(losses: Iterable[Loss], tried: Rehearsal | None) -> Iterator[str]:
 
 def _really(run: Run, plan: Plan) -> float | None:
     """Seconds that the tool took in production: its own, without our looking before and after."""
-    last = run.last_attempt("upgrade" if plan.strategy == "reapply" else "downgrade")
+    last = run.last_attempt(plan.way.move)
     if last is None or last.state != "done":
         return None
     took = last.facts.get("seconds")
@@ -70,8 +88,14 @@ def _really(run: Run, plan: Plan) -> float | None:
 
 
 def _took(plan: Plan, tried: Rehearsal, at: dt.datetime | None, really: float | None) -> Iterator[str]:
-    what = "upgrade" if plan.strategy == "reapply" else "downgrade"
+    what = plan.way.noun
     when = f" at {utc(at)} UTC" if at else ""
+    if not plan.way.by_tool:
+        yield f"What comes back was looked at{when} on {plain(tried.server or 'a copy')}:"
+        yield ""
+        yield from (f"- {plain(each)}" for each in tried.findings)
+        return
+    when += f" with {words.many(tried.sampled, 'sampled row')}" if tried.sampled is not None else ""
     yield f"The {what} was tried{when} on {plain(tried.server or 'a copy')}: it took {seconds(words.moved(tried))} there."
     if really is not None:
         yield f"In production it took {seconds(really)}."
@@ -103,10 +127,10 @@ def _locks(tried: Rehearsal) -> Iterator[str]:
     yield ""
 
 
-def _statements(tried: Rehearsal) -> Iterator[str]:
+def _statements(tried: Rehearsal, level: str = "##") -> Iterator[str]:
     if not tried.statements:
         return
-    yield f"## Statements ({tried.statements_total or len(tried.statements)})"
+    yield f"{level} Statements ({tried.statements_total or len(tried.statements)})"
     yield ""
     yield "| Revision | Took | Rows | Strongest lock, held | Statement |"
     yield "|---|---|---|---|---|"

@@ -7,28 +7,41 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from bot.durable import World
 from bot.errors import FenceLost, OutcomeUnknown, Refusal, StepFailed
-from bot.evidence import BackupFile, Locked, Loss, PutBack, Ran, Rehearsal, Snapshot
+from bot.evidence import BackupFile, Locked, PutBack, Ran, Rehearsal, Snapshot
 from bot.model import Plan
 from bot.ports import Database, MigrationTool, Scratch
-from bot.rollback import compare, hold, loss
+from bot.rollback import compare, hold, loss, sample
 from bot.steps.move import heads
 from bot.steps.put_back import put_archive_back, says
 
 _COPY, _BEFORE, _BUILT = "backout_copy", "backout_before", "backout_built"
 _STATEMENTS = 100
+_DENIED = "42501"  # insufficient_privilege
 _SENTENCES = 20
 
 
+@dataclass
+class _Measured:
+    """How far it came, also when it was refused in the middle."""
+
+    server: str = ""
+    seconds: dict[str, float] = field(default_factory=dict)
+    #: the tool's, of the move
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
 async def rehearse(world: World) -> Rehearsal:
-    """Within the target's time budget. Raises Refusal(rehearsal_failed, empty_downgrade)."""
+    """Within the target's time budget. Raises Refusal(rehearsal_failed, empty_downgrade), whose facts are what was measured until then."""
     within = world.target.rehearsal.within
+    measured = _Measured()
     try:
         async with asyncio.timeout(within.total_seconds()):
-            return await _tried(world)
+            return await _tried(world, measured)
     except TimeoutError:
         return Rehearsal(done=False, why=f"it did not end within {within.total_seconds():.0f} s (rehearsal.within)")
     except (OutcomeUnknown, FenceLost) as error:
@@ -37,48 +50,85 @@ async def rehearse(world: World) -> Rehearsal:
         return Rehearsal(done=False, why=error.message)
     except Refusal as refusal:
         if refusal.code != "rehearsal_impossible":
+            so_far = _evidence(
+                measured.facts, done=False, why=refusal.message, server=measured.server, seconds=measured.seconds, locks=_locked(measured.facts)
+            )
+            refusal.facts = {"rehearsal": so_far.model_dump(mode="json")}
             raise
         return Rehearsal(done=False, why=f"{refusal.message} {refusal.next}")
 
 
-async def _tried(world: World) -> Rehearsal:
-    target, plan = world.target, world.plan
+async def _tried(world: World, measured: _Measured) -> Rehearsal:
+    target, plan, seconds = world.target, world.plan, measured.seconds
     scratches = target.rehearsal.where
     if scratches is None:
         return Rehearsal(done=False, why=target.rehearsal.why_not)
-    backed_up = world.earlier["back_up"]
-    file = BackupFile(**backed_up.facts["file"])
-    seconds = {"back_up": backed_up.seconds or 0.0}
-    now = world.clock.monotonic
-    async with scratches.open(world) as scratch:
-        began = now()
-        await world.progress("restoring the copy")
-        await scratch.create(_COPY)
-        ignored = await target.backup.restore(file, scratch.superuser(_COPY), scratch.version, world)
-        cut = await scratch.cut_off(_COPY)
-        await scratch.clone(_COPY, _BEFORE)
-        seconds["restore"] = round(now() - began, 1)
+    now, sampled = world.clock.monotonic, sample.wanted(world)
+    async with scratches.open(world, sampled=sampled) as scratch:
+        measured.server = scratch.says
+        filled = await _filled(world, scratch, seconds, sampled=sampled)
         copy = _Copy(world, scratch, *scratch.at(_COPY))
         before = await copy.database.snapshot(count=False)
         began = now()
-        facts = await copy.move()
-        seconds["move"] = round(now() - began, 1)
+        try:
+            facts = measured.facts = await copy.move(measured)
+        finally:
+            seconds["move"] = round(now() - began, 1)
         after = await copy.database.snapshot(count=False)
         await world.progress("comparing every row with the copy as it was")
-        losses = plan.data(await copy.database.lost_since(scratch.superuser(_BEFORE), world.progress))
+        losses = plan.data(await copy.database.lost_since(scratch.superuser(_BEFORE), world.progress, sampled=sampled))
+        if sampled:
+            losses = await sample.counted(world, losses, before.objects)
         attributed = loss.attributed(losses, plan.foreseen, [each.revision for each in plan.undone])
         expected, findings = await copy.expected(before, after)
-        put_back = await copy.put_back()
+        put_back = await copy.put_back() if not sampled else ()
         began = now()
         forward, forward_says = await copy.forward(before)
         if plan.strategy == "downgrade":
             seconds["back again"] = round(now() - began, 1)
         production = await target.database.snapshot(count=False)
     return _evidence(
-        facts, done=True, server=scratch.says, partial=(*scratch.partial, *_said(ignored), *cut), size=file.size, seconds=seconds,
-        loss=attributed, expected=expected, findings=findings, forward=forward, forward_says=forward_says, put_back=put_back, backup=file,
-        locks=await _sizes(target.database, facts, attributed), concerns=hold.concerns(production.objects, attributed),
+        facts, done=True, server=scratch.says, partial=filled.told(scratch), size=filled.file.size if filled.file else None, seconds=seconds,
+        loss=attributed, expected=expected, findings=findings, forward=forward, forward_says=forward_says, put_back=put_back, backup=filled.file,
+        sampled=filled.sampled,
+        locks=await _sizes(target.database, facts), concerns=hold.concerns(production.objects, attributed),
     )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Filled:
+    """What is in the copy. `sampled` rows, or None: the whole of `file`."""
+
+    said: tuple[str, ...]
+    cut: tuple[str, ...]
+    file: BackupFile | None = None
+    sampled: int | None = None
+
+    def told(self, scratch: Scratch) -> tuple[str, ...]:
+        """What makes it less than a proof, a sample before all."""
+        said = (*scratch.partial, *self.said) if self.sampled is None else (*self.said, *scratch.partial)
+        return (*said, *self.cut)
+
+
+async def _filled(world: World, scratch: Scratch, seconds: dict[str, float], *, sampled: bool) -> _Filled:
+    """The copy, cut off, and its clone as it was before. Raises StepFailed, Refusal, OutcomeUnknown."""
+    now = world.clock.monotonic
+    began, file, rows = now(), None, None
+    await world.progress("restoring the copy")
+    await scratch.create(_COPY)
+    if sampled:
+        rows, said = await sample.fill(world, scratch, _COPY)
+        if world.plan.archive:
+            said += ("putting the archive back was not tried: its rows need not be among the sampled ones",)
+    else:
+        backed_up = world.earlier["back_up"]
+        seconds["back_up"], file = backed_up.seconds or 0.0, BackupFile(**backed_up.facts["file"])
+        said = _said(await world.target.backup.restore(file, scratch.superuser(_COPY), scratch.version, world, owners=scratch.owners))
+        await world.journal.prove_backup(world.target.name, file.name)
+    cut = await scratch.cut_off(_COPY)
+    await scratch.clone(_COPY, _BEFORE)
+    seconds["restore"] = round(now() - began, 1)
+    return _Filled(said, cut, file, rows)
 
 
 class _Copy:
@@ -88,7 +138,7 @@ class _Copy:
         self._world, self._scratch, self._plan = world, scratch, world.plan
         self.database, self._tool = database, tool
 
-    async def move(self) -> Mapping[str, Any]:
+    async def move(self, measured: _Measured) -> Mapping[str, Any]:
         """The plan's exact move. Raises Refusal(rehearsal_failed)."""
         plan, forward = self._plan, self._plan.strategy == "reapply"
         await self._world.progress(f"{'upgrade' if forward else 'downgrade'} of the copy")
@@ -97,11 +147,16 @@ class _Copy:
                 facts = await self._up(self._tool, plan)
             else:
                 facts = await self._tool.downgrade(plan.to, self._world)
-        except OutcomeUnknown as error:
+        except StepFailed as error:  # also when nobody can say: a copy has no other end
+            measured.facts = error.facts
+            if not self._scratch.owners and error.facts.get("error", {}).get("sqlstate") == _DENIED:
+                raise Refusal(
+                    "rehearsal_impossible",
+                    f"Not rehearsed: it needs more than a role has that may do nothing but in the copy. {error.message}",
+                    "Set rehearsal.server to throwaway or to another server.",
+                ) from error
             raise _failed(plan, error.message) from error
-        except StepFailed as error:
-            raise _failed(plan, error.message) from error
-        stands = await self.database.heads(plan.version_table, plan.version_table_schema)
+        stands = await self.database.heads(*plan.version)
         if stands != heads(plan.to):
             raise _failed(plan, f"the tool reported success, but the copy stands at {', '.join(stands) or 'base'}, not at {plan.to}.")
         return facts
@@ -194,8 +249,12 @@ def _said(ignored: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(f"restoring the copy left something out: {one}"[:300] for one in ignored[:_SENTENCES])
 
 
-async def _sizes(database: Database, facts: Mapping[str, Any], losses: tuple[Loss, ...]) -> tuple[Locked, ...]:
+async def _sizes(database: Database, facts: Mapping[str, Any]) -> tuple[Locked, ...]:
     """The tables that are locked, with how big they are in production."""
-    found = [Locked(table=one["table"], mode=one["mode"], held=one.get("held")) for one in facts.get("locks", ())]
+    found = _locked(facts)
     sizes = await database.sizes([one.table for one in found])
     return tuple(one.model_copy(update={"bytes": sizes[one.table][0], "rows": sizes[one.table][1]} if one.table in sizes else {}) for one in found)
+
+
+def _locked(facts: Mapping[str, Any]) -> tuple[Locked, ...]:
+    return tuple(Locked(table=one["table"], mode=one["mode"], held=one.get("held")) for one in facts.get("locks", ()))

@@ -12,8 +12,8 @@ from typing import Any
 from bot.model import Attempt, AttemptState, Event, Run, State, View
 from bot.rollback import proof, report_parts
 from bot.rollback.markup import BLANK, code, line, plain, seconds, utc
-from bot.rollback.plan import REHEARSE
 from bot.steps import STEPS
+from bot.strategy import ON_A_COPY
 
 _END = {
     State.SUCCEEDED: "The {moving} was done and verified.",
@@ -51,7 +51,8 @@ def summary(view: View) -> str:
     """Two or three short sentences for the thread."""
     run = view.run
     failed = sum(a.state in (AttemptState.FAILED, AttemptState.UNKNOWN) for a in run.attempts)
-    said = [_END.get(run.state, f"It is {run.state}.").format(moving=report_parts.moving(run.plan))]
+    end = "It went back to the restore point, as a person chose." if _went_back(run) else _END.get(run.state, f"It is {run.state}.")
+    said = [end.format(moving=run.plan.way.noun if run.plan else "rollback")]
     if took := _on_production(run):
         said.append(_took(took))
     elif run.attempts and run.state is State.REFUSED:
@@ -64,13 +65,19 @@ def summary(view: View) -> str:
     return " ".join(said)
 
 
+def _went_back(run: Run) -> bool:
+    """A person chose the restore point after a step had failed, and it is in its place."""
+    asked_for_another = run.plan is not None and run.plan.strategy != run.request.strategy
+    return run.state is State.FAILED and asked_for_another and bool(report_parts.facts(run, "swap"))
+
+
 def ending(run: Run) -> str:
     """Where the database stands now and how it was found, in a sentence or two."""
     began = _on_production(run)
     if not began:
         return "Nothing was changed."
-    name = report_parts.moving(run.plan)
-    done, verified = run.last_attempt(name), run.last_attempt("verify")
+    name = run.plan.way.noun if run.plan else "rollback"
+    done, verified = run.last_attempt(report_parts.moving(run.plan)), run.last_attempt("verify")
     if done is None:
         return f"The {name} had not begun. {_took(began)}"
     if done.state is not AttemptState.DONE:
@@ -82,13 +89,13 @@ def ending(run: Run) -> str:
 def _back(run: Run) -> str:
     """A reapply that ended before its archive was back must say so."""
     last = run.last_attempt("put_back")
-    if report_parts.moving(run.plan) == "downgrade":
+    if not run.plan or not any(step.name == "put_back" for step in run.plan.steps):
         return ""
     return f"{last.summary.rstrip('.')}; " if last is not None and last.state is AttemptState.DONE else "its archive is not back; "
 
 
 def _on_production(run: Run) -> list[Attempt]:
-    return [attempt for attempt in run.attempts if attempt.step not in REHEARSE]
+    return [attempt for attempt in run.attempts if attempt.step not in ON_A_COPY]
 
 
 def _took(attempts: list[Attempt]) -> str:
@@ -120,8 +127,8 @@ def _summary(view: View) -> Iterator[str]:
     if run.refusal:
         yield f"| Refused | {run.refusal['code']}: {plain(run.refusal['message'])} {plain(run.refusal['next'])} |"
     yield ""
-    if plan:
-        yield "Applied, oldest first:" if plan.strategy == "reapply" else "Undone, newest first:"
+    if plan and plan.undone:
+        yield f"{plan.way.revisions.capitalize()}:"
         yield ""
         for one in plan.undone:
             yield f"- {plain(one.revision)} {plain(one.message)}{f' ({plain(one.date)})' if one.date else ''}"

@@ -25,7 +25,9 @@ def lost(view: View) -> Iterator[str]:
     name = moving(plan)
     done = run.last_attempt(name)
     if plan is None or done is None:
-        yield f"Nothing: the {name} did not begin."
+        yield f"Nothing: the {plan.way.noun if plan else name} did not begin."
+    elif not plan.way.by_tool:
+        yield from _missing(plan, done)
     else:
         yield from _lost(run, plan, done)
     yield ""
@@ -46,12 +48,23 @@ def _lost(run: Run, plan: Plan, done: Attempt) -> Iterator[str]:
     yield f"Loss class: {plan.loss_class}."
 
 
+def _missing(plan: Plan, done: Attempt) -> Iterator[str]:
+    """A copy took the place: what it lacks lies in the database that was kept."""
+    if not plan.way.swaps:
+        yield f"Nothing: {plain(done.summary)}."
+        return
+    ended = "is not in the live database any more" if done.state is AttemptState.DONE else "would not have been there any more"
+    yield f"Nothing is destroyed: the database as it was is kept. This {ended}, as far as the look at the copy tells:"
+    yield ""
+    yield from proof.lost(plan.loss, plan.rehearsal or Rehearsal(done=False))
+
+
 def _known(run: Run, plan: Plan) -> tuple[str, tuple[Loss, ...]]:
     seen = facts(run, "reconcile").get("loss")
     if seen is not None:
         return "compared row by row with the restore point", tuple(Loss(**one) for one in seen)
     if plan.rehearsal is not None and plan.rehearsal.done:
-        return "as the copy showed it", plan.loss
+        return "as the copy showed it" if plan.rehearsal.sampled is None else "as sampled rows showed it, counted in production", plan.loss
     return "as far as reading the scripts goes", plan.loss
 
 
@@ -60,7 +73,7 @@ def kept(view: View) -> Iterator[str]:
     run = view.run
     yield "## Archive and restore point"
     yield ""
-    told = [*_archives(run), *_put_back(run), *_restore_point(view)]
+    told = [*_archives(run), *_put_back(run), *_kept(run), *_restore_point(view)]
     yield from told or ["Nothing was kept." if run.attempts else "Nothing was begun, so there is nothing to go back to."]
     yield ""
 
@@ -94,6 +107,13 @@ def _put_back(run: Run) -> Iterator[str]:
         if one.conflicts_total > len(one.conflicts[:_SHOWN]):
             yield f"- and {one.conflicts_total - len(one.conflicts[:_SHOWN]):,} more conflicts"
         yield from (f"- {plain(each)}" for each in one.notes)
+        yield ""
+
+
+def _kept(run: Run) -> Iterator[str]:
+    found = facts(run, "swap").get("kept")
+    if found:
+        yield f"The database as it was before the swap: {code(found['name'])}, beside the live one. `restore` puts it back."
         yield ""
 
 
@@ -137,4 +157,4 @@ def facts(run: Run, step: str) -> Mapping[str, Any]:
 
 def moving(plan: Plan | None) -> str:
     """The step that moves the database."""
-    return "upgrade" if plan is not None and plan.strategy == "reapply" else "downgrade"
+    return plan.way.move if plan is not None else "downgrade"

@@ -238,16 +238,19 @@ def _past_the_merge(merge: str, applied: set[str], scripts: Mapping[str, Revisio
 
 
 def _undoable(undone: tuple[Revision, ...]) -> None:
+    for one in undone:
+        if one.why:
+            raise Refusal("no_way_down", f"{one.revision} can't be undone: {one.why}.", "Write its way down, or go back by a restore.")
     empty = [one.revision for one in undone if one.downgrade in ("empty", "missing")]
     if empty:
         raise Refusal(
-            "empty_downgrade", f"downgrade() of {', '.join(empty)} does nothing: the tool would report success and the schema would stay as it is.",
+            "empty_downgrade", f"The downgrade of {', '.join(empty)} does nothing: the tool would report success and the schema would stay as it is.",
             "Write the downgrade, or go back by a restore.",
         )  # fmt: skip
     raising = [one.revision for one in undone if one.downgrade == "raises"]
     if raising:
         raise Refusal(
-            "raising_downgrade", f"downgrade() of {', '.join(raising)} only raises: its author says that it can't be undone.",
+            "raising_downgrade", f"The downgrade of {', '.join(raising)} only raises: its author says that it can't be undone.",
             "Go back by a restore, or fix forward.",
         )  # fmt: skip
 

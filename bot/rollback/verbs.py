@@ -8,11 +8,16 @@ from typing import Any
 
 from bot.durable import TargetParts
 from bot.errors import Denied, Refusal, StepFailed, TransitionRefused
+from bot.evidence import Listed
 from bot.model import ENDS, OPEN, Alarm, AttemptState, Person, Plan, Request, Run, State, View
+from bot.place import Right
 from bot.ports import Chat, Clock, Engine, Journal
 from bot.rollback import plan as planning
-from bot.rollback import report, views
+from bot.rollback import plan_copies, report, views
 from bot.rollback.approve import Authority
+from bot.rollback.execute import stopped
+from bot.rollback.listing import listed
+from bot.strategy import Strategy
 
 _ALPHABET = "23456789abcdefghjkmnpqrstuvwxyz"  # nothing that is read for something else at 3 a.m.
 _BAD = frozenset({AttemptState.FAILED, AttemptState.UNKNOWN})
@@ -41,7 +46,7 @@ class Verbs:
         await self._chat.changed(run.id)
         return run
 
-    async def preview(self, target: str, rev: str, strategy: str = "downgrade") -> Plan:
+    async def preview(self, target: str, rev: str, strategy: Strategy = "downgrade") -> Plan:
         parts = self._target(target)
         for other in await self._journal.find(target=target, states=sorted(OPEN), limit=1):
             raise Refusal(
@@ -94,7 +99,7 @@ class Verbs:
         if decision == "escalate":
             if await self._authority.escalate(run, f"{by.id} asked for help") is None:
                 raise Denied("There is nobody left to ask: everybody on the ladder was asked, or escalation.ladder is empty.")
-        elif decision in ("retry", "leave"):
+        elif decision in ("retry", "leave") or (decision == "restore" and plan_copies.way_back(run) is not None):
             if not await self._journal.decide(run.id, decision, by.id):
                 raise Denied("Somebody else decided in the same moment. Look at the card again.")
         else:
@@ -131,9 +136,16 @@ class Verbs:
             await self._journal.record(run.id, "denied", by=by.id, action=action, why=str(denied))
             raise
 
+    async def _end_unstarted(self, run: Run, end: State, kind: str, **data: Any) -> None:
+        """Before its first step there is nothing to undo. A plan that is asked for behind stopped writers ends with their start."""
+        if not stopped(run):
+            await self._journal.move(run.id, end, kind, **data)
+        elif not await self._journal.turn(run.id, end, kind, **data):
+            raise TransitionRefused(f"{run.id} went on in the same moment")
+
     async def _end_before_start(self, run: Run, by: Person, end: State, kind: str, data: Mapping[str, Any]) -> None:
         try:
-            await self._journal.move(run.id, end, kind, **data)
+            await self._end_unstarted(run, end, kind, **data)
         except TransitionRefused:
             if end is State.ABORTED:
                 await self._cancel(await self._journal.run(run.id), by)  # it began in the same moment: cancel it between its steps
@@ -163,8 +175,8 @@ class Verbs:
     async def history(self, target: str, limit: int = 20) -> tuple[Run, ...]:
         return await self._journal.find(target=self._target(target).name, limit=limit)
 
-    async def backups(self, target: str) -> tuple[Mapping[str, Any], ...]:
-        return await self._journal.backups(self._target(target).name)
+    async def backups(self, target: str) -> tuple[Listed, ...]:
+        return await listed(self._target(target), self._journal)
 
     async def check(self, target: str) -> tuple[Refusal, ...]:
         """Could a rollback of the newest migration run right now? What is in the way, first; then warnings."""
@@ -174,6 +186,9 @@ class Verbs:
         except Refusal as refusal:
             found.append(refusal)
         return (*found, *await self._authority.warnings())
+
+    async def rights(self, target: str) -> tuple[Right, ...]:
+        return await self._target(target).database.rights()
 
     async def report(self, run: str) -> str:
         return report.markdown(await self.view(run))

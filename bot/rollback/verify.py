@@ -32,9 +32,9 @@ _LOOK_EVERY = 2.0
 async def verification(world: World) -> list[Check]:
     """Everything that is checked after a downgrade, in the order in which people read it."""
     plan, database = world.plan, world.target.database
-    done = world.earlier["upgrade" if plan.strategy == "reapply" else "downgrade"]
+    done = world.earlier[plan.way.move]
     before, after = Snapshot(**done.facts["before"]), await database.snapshot(count=True)
-    found = [revision(plan.to, await database.heads(plan.version_table, plan.version_table_schema))]
+    found = [revision(plan.to, await database.heads(*plan.version))]
     if before.objects:
         found += schema(before, after, plan.loss)
     found += counts(before, after)

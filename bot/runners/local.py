@@ -25,6 +25,7 @@ class LocalRunner:
         kind: Literal["local"] = "local"
 
     inherits = True
+    inside = None
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings

@@ -8,13 +8,17 @@ from bot.steps.back_up import back_up
 from bot.steps.check_preconditions import check_preconditions
 from bot.steps.downgrade import downgrade
 from bot.steps.look_at_health import look_at_health
+from bot.steps.merge_tables import merge_tables
 from bot.steps.put_back import put_back
 from bot.steps.reconcile import reconcile
 from bot.steps.rehearse import rehearse
+from bot.steps.restore_beside import restore_beside
 from bot.steps.restore_point import restore_point
 from bot.steps.roll_back_application import roll_back_application
 from bot.steps.start_writers import start_writers
 from bot.steps.stop_writers import stop_writers
+from bot.steps.swap import swap
+from bot.steps.try_copy import recover, try_copy, try_tables
 from bot.steps.upgrade import upgrade
 from bot.steps.verify import verify
 from bot.steps.watch import watch
@@ -22,7 +26,9 @@ from bot.steps.watch import watch
 STEPS: dict[str, Step] = {
     step.name: step
     for step in (
-        back_up, rehearse, check_preconditions, stop_writers, restore_point, archive, downgrade, reconcile, upgrade, put_back, verify,
+        back_up, rehearse, try_copy, recover, try_tables, check_preconditions, stop_writers, restore_point, restore_beside, swap,
+        merge_tables, archive,
+        downgrade, reconcile, upgrade, put_back, verify,
         roll_back_application, start_writers, look_at_health, watch,
     )
 }  # fmt: skip

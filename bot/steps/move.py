@@ -20,7 +20,7 @@ _BIG = 5000  # objects of a catalog that are still kept in the journal one by on
 async def did_it_happen(world: World, former: Attempt) -> Probed:
     """The executor has ended every backend of the former attempt and seen it gone. Revision and catalog fingerprint then tell, or a person must."""
     plan, facts = world.plan, former.facts
-    stands = await world.target.database.heads(plan.version_table, plan.version_table_schema)
+    stands = await world.target.database.heads(*plan.version)
     seen: dict[str, Any] = {"revision": ", ".join(stands) or "base"}
     if "backend" not in facts and stands == heads(plan.from_):
         return Probed(Happened.NO, "the tool had not been told to begin", seen)
@@ -38,21 +38,21 @@ async def did_it_happen(world: World, former: Attempt) -> Probed:
 async def move(world: World, work: Callable[[], Awaitable[Mapping[str, Any]]]) -> Evidence:
     """`work` is the tool's. Raises StepFailed, OutcomeUnknown."""
     plan, database = world.plan, world.target.database
-    stands = await database.heads(plan.version_table, plan.version_table_schema)
+    stands = await database.heads(*plan.version)
     if stands == heads(plan.to) and world.former:
         return Evidence(f"the database already stands at {plan.to}; nothing was executed", dict(world.former[0].facts))
     if stands != heads(plan.from_):
         raise StepFailed(f"the database stands at {', '.join(stands) or 'base'}, not at {plan.from_}: somebody moved it. Nothing was executed")
-    await world.remember(**await _stock(world))
+    await world.remember(**await stock(world))
     facts = await work()
-    stands = await database.heads(plan.version_table, plan.version_table_schema)
+    stands = await database.heads(*plan.version)
     if stands != heads(plan.to):
         raise StepFailed(f"the tool reported success, but the database stands at {', '.join(stands) or 'base'}, not at {plan.to}", dict(facts))
     statements = facts.get("statements_total", 0)
     return Evidence(f"{plan.from_} -> {plan.to}, {statements} statement{'' if statements == 1 else 's'}", facts)
 
 
-async def _stock(world: World) -> dict[str, Any]:
+async def stock(world: World) -> dict[str, Any]:
     """What is there right before: the first attempt's look counts, a later one may see half of the work."""
     for former in world.former:
         if "before" in former.facts:

@@ -41,7 +41,7 @@ class _Seen:
 
     async def look(self) -> None:
         world, plan = self._world, self._world.plan
-        stands = await world.target.database.heads(plan.version_table, plan.version_table_schema)
+        stands = await world.target.database.heads(*plan.version)
         if stands != heads(plan.to):
             now = ", ".join(stands) or "base"
             raise StepFailed(

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from bot.errors import BackoutError, OutcomeUnknown, ProgramMissing, StepFailed
+from bot.errors import ProgramMissing, StepFailed
 from bot.keeping import Work
 from bot.running import Program
-from bot.tools.alembic_program import HelperProgram, spelled
+from bot.tools.alembic_program import HelperProgram
 from bot.tools.alembic_words import failure, refusal
 from bot.tools.frames import Frame
-
-_LOCK_TIMEOUT = "55P03"
+from bot.tools.watched import LOCK_TIMEOUT, Op, Watched, fence_of
 
 
 @dataclass(frozen=True)
 class Order:
     """What the tool is told. `scripts` None: whatever lies there is run, so nothing of it was planned."""
 
-    op: Literal["downgrade", "upgrade"]
+    op: Op
     to: str
     from_: tuple[str, ...]
     scripts: Mapping[str, str] | None
@@ -34,41 +30,13 @@ class Move:
 
     def __init__(self, helper: HelperProgram, order: Order, work: Work) -> None:
         self._helper, self._order, self._work = helper, order, work
-        self._settings, self._database = helper.settings, helper.database
         self._trace = helper.trace()
+        self._watched = Watched(order.op, helper.settings, helper.database, work, self._trace)
 
     async def carry_out(self) -> Mapping[str, Any]:
-        """Raises StepFailed and OutcomeUnknown with the same facts. Once it was told to begin, every end but success ends the attempt's sessions."""
-        async with self._database.challenge() as challenge:
-            try:
-                async with asyncio.timeout(self._settings.deadline.total_seconds()):
-                    await self._talk(challenge)
-                self._judge()
-            except asyncio.CancelledError:
-                with suppress(BackoutError):
-                    await self._stop()
-                raise
-            except TimeoutError:
-                await self._stop()
-                told = f"The {self._order.op} did not end within {spelled(self._settings.deadline)}; it was stopped."
-                following = "Look at what env.py waits for, then retry."
-                raise (self._unknown(told) if self._trace.begun else self._nothing(told, following)) from None
-            except BackoutError:
-                await self._stop()
-                raise
+        """Raises StepFailed and OutcomeUnknown with the same facts."""
+        await self._watched.carry_out(self._talk, self._judge, "env.py")
         return self._trace.facts()
-
-    async def _stop(self) -> None:
-        """A killed tool leaves a backend that may execute later (F4): see every session of this attempt gone.
-
-        Not when it had not begun: then sessions of that name are a twin's, which may be at work.
-        """
-        if not self._trace.begun:
-            return
-        try:
-            await asyncio.shield(self._database.end_sessions(self._work.application))
-        except BackoutError as error:
-            raise self._unknown(f"The tool ended, but its sessions could not be seen gone: {str(error).rstrip('.')}.") from error
 
     async def _talk(self, challenge: tuple[int, int]) -> None:
         order, work = self._order, self._work
@@ -80,16 +48,12 @@ class Move:
             "challenge": challenge,
             "fence": fence_of(work),
             "measure": work.rehearsing,
-            "settings": self._helper.bounds(work.application),
+            "settings": self._helper.settings.of_session(work.application),
         }
-        watching = asyncio.create_task(self._watch())
         try:
             await self._helper.talk(request, work.application, self._trace, self._take)
         except ProgramMissing as error:  # cannot come after the program has spoken
-            raise self._nothing(f"The tool can't be started: {error}.", "Look at tool.python and tool.directory.") from error
-        finally:
-            watching.cancel()
-            await asyncio.gather(watching, return_exceptions=True)
+            raise self._watched.nothing(f"The tool can't be started: {error}.", "Look at tool.python and tool.directory.") from error
 
     async def _take(self, frame: Frame, program: Program) -> None:
         self._trace.take(frame)
@@ -117,20 +81,6 @@ class Move:
             return "env.py uses another version table than when the plan was made."
         return ""
 
-    async def _watch(self) -> None:
-        """Progress at most once a second, and who is in the way of a statement that takes long. Never stops the work."""
-        trace = self._trace
-        patience = min(2.0, self._settings.lock_timeout.total_seconds() / 2)
-        told = ""
-        while True:
-            await asyncio.sleep(min(1.0, patience / 2))
-            with suppress(BackoutError):
-                if trace.waiting >= patience:
-                    trace.blocked_by(await self._database.blockers(self._work.application))
-                if trace.begun and trace.says() != told:
-                    told = trace.says()
-                    await self._work.progress(told)
-
     # -------------------------------------------------------------- how it ended
 
     def _judge(self) -> None:
@@ -138,20 +88,20 @@ class Move:
         trace, clean, op = self._trace, self._helper.clean, self._order.op
         end = trace.end
         if trace.objection:
-            raise self._nothing(trace.objection, "Ask for a new plan.")
+            raise self._watched.nothing(trace.objection, "Ask for a new plan.")
         if end is not None and end["k"] == "refused":
             why = refusal(end, clean)
             if trace.begun:
-                raise self._unknown(f"The {op} was stopped in the middle. {why.message}")
-            raise self._nothing(why.message, why.next)
+                raise self._watched.unknown(f"The {op} was stopped in the middle. {why.message}")
+            raise self._watched.nothing(why.message, why.next)
         if not trace.begun:
             why = failure(end or {}, self._helper.last_lines(trace), clean)
             told = why.message if end is None or end["k"] == "failed" else "env.py ended without running the migrations."
-            raise self._nothing(told, why.next)
+            raise self._watched.nothing(told, why.next)
         if end is None:
-            raise self._unknown(f"The tool was lost in the middle of the {op}: it ended without its last word.")
+            raise self._watched.unknown(f"The tool was lost in the middle of the {op}: it ended without its last word.")
         if trace.lost:
-            raise self._unknown(f"The tool lost its connection in the middle of the {op}: {clean(end.get('message', ''))}.")
+            raise self._watched.unknown(f"The tool lost its connection in the middle of the {op}: {clean(end.get('message', ''))}.")
         if end["k"] == "failed":
             raise self._failed(end)
 
@@ -160,30 +110,10 @@ class Move:
         told = [f"{op}() of {end['revision']} failed" if end["revision"] else f"The {op} failed"]
         told[0] += f": {clean(end['message'])} ({clean(end['where'])})."
         following = "Look at the error, then retry, restore, or leave it."
-        if end["sqlstate"] == _LOCK_TIMEOUT:
-            waited = f"waited {spelled(self._settings.lock_timeout)} for {trace.blockers() or 'a lock that somebody else held'}"
-            told = [f"{op}() of {end['revision']} {waited}, and gave up (lock timeout, {clean(end['where'])})."]
+        if end["sqlstate"] == LOCK_TIMEOUT:
+            told = [f"{op}() of {end['revision']} {self._watched.waited()}, and gave up (lock timeout, {clean(end['where'])})."]
             following = "End that session or wait for it, then retry."
-        facts = trace.facts()
-        if facts["one_transaction"] and not trace.commits:
-            told.append("Its one transaction was rolled back.")
-        else:
-            done = ", ".join(trace.revisions) or "no revision"
-            word = "undone" if op == "downgrade" else "applied"
-            told.append(f"Not all of it was in one transaction: {trace.commits} had been committed, {done} was {word}.")
+        told.append(self._watched.committed())
         error = {"message": clean(end["message"]), **{key: end[key] for key in ("type", "sqlstate", "where", "revision")}}
         error["trace"] = [clean(place) for place in end["trace"]]
-        return StepFailed(" ".join([*told, following]), facts | {"error": error})
-
-    def _nothing(self, told: str, following: str) -> StepFailed:
-        return StepFailed(f"{told} Nothing was executed. {following}", self._trace.facts())
-
-    def _unknown(self, told: str) -> OutcomeUnknown:
-        look = "Nobody can say how far it came: look at the revision and the schema before anything else."
-        return OutcomeUnknown(f"{told} {look}", self._trace.facts())
-
-
-def fence_of(work: Work) -> tuple[int, int]:
-    """Two signed 32-bit keys of this very attempt."""
-    raw = hashlib.sha256(f"{work.run}\n{work.step}\n{work.attempt}".encode()).digest()
-    return int.from_bytes(raw[:4], "big", signed=True), int.from_bytes(raw[4:8], "big", signed=True)
+        return StepFailed(" ".join([*told, following]), trace.facts() | {"error": error})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import datetime as dt
 import json
 import re
 import secrets
@@ -13,12 +12,12 @@ from typing import Any
 from urllib.parse import quote
 
 from bot.ports import Database
-from bot.process import redact
 from bot.running import Program, Runner
 from bot.tools import alembic_helper
 from bot.tools.alembic_settings import AlembicSettings
 from bot.tools.frames import Frame, Frames
 from bot.tools.trace import Trace
+from bot.tools.watched import cleaning
 
 REHEARSAL = "BACKOUT_REHEARSAL"  #: in the tool's environment it says that this is a copy; then no other address is even tried
 # HOME is inherited, and its ~/.pgpass may open production; libpq passes over a file that is not there.
@@ -38,8 +37,7 @@ class HelperProgram:
         self._runner, self._inherited, self._extra = runner, inherited, extra
         self._on_a_copy = REHEARSAL in extra
         self._connect = runner.seen(database.tool, copy=self._on_a_copy)
-        password = database.tool.password
-        self._secrets = tuple({password, quote(password, safe="")} - {""})
+        self.clean = cleaning(database.tool)
 
     async def talk(self, request: Mapping[str, Any], application: str, trace: Trace, take: Take) -> None:
         """Start the helper and hand its frames to `take` until it ends. Leaving early kills its whole group. Raises ProgramMissing."""
@@ -78,25 +76,11 @@ class HelperProgram:
         values["url"] = tool.url()
         return re.sub(r"\{(\w+)\}", lambda found: values.get(found[1], found[0]), template)
 
-    def bounds(self, application: str) -> dict[str, str]:
-        """In Postgres' own units, milliseconds, so that they can be compared when they are read back."""
-        milliseconds = {name: int(getattr(self.settings, name).total_seconds() * 1000) for name in ("lock_timeout", "statement_timeout")}
-        numbers = {**milliseconds, "client_connection_check_interval": 1000}
-        return {"application_name": application} | {name: str(number) for name, number in numbers.items()}
-
     def trace(self) -> Trace:
         return Trace(self.clean, asyncio.get_running_loop().time)
 
-    def clean(self, text: str) -> str:
-        """Without secrets, and without what a JSON column can't hold."""
-        return redact(text, self._secrets).replace("\x00", "").encode("utf-8", "replace").decode()
-
     def last_lines(self, trace: Trace) -> str:
         return " / ".join((trace.output() or self.clean(trace.alien)).splitlines()[-5:])[-800:]
-
-
-def spelled(duration: dt.timedelta) -> str:
-    return f"{duration.total_seconds():g} s"
 
 
 def _absolute(python: str | Path) -> str:

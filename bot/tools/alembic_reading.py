@@ -10,8 +10,9 @@ from bot.errors import ProgramMissing, Refusal
 from bot.model import History, Revision
 from bot.ports import Database
 from bot.running import Program
-from bot.tools.alembic_program import HelperProgram, spelled
+from bot.tools.alembic_program import HelperProgram
 from bot.tools.alembic_words import failure, refusal
+from bot.tools.bounds import spelled
 from bot.tools.frames import Frame
 from bot.tools.scripts import downgrade_kind, version_table
 from bot.tools.trace import Trace, one_line
@@ -33,7 +34,8 @@ async def read(helper: HelperProgram) -> History:
             frames.append(frame)
 
     async with helper.database.challenge() as challenge:
-        request = {"op": "read", "challenge": challenge, "settings": helper.bounds(application) | {"default_transaction_read_only": "on"}}
+        bounds = helper.settings.of_session(application) | {"default_transaction_read_only": "on"}
+        request = {"op": "read", "challenge": challenge, "settings": bounds}
         limit = helper.settings.read_timeout
         try:
             async with asyncio.timeout(limit.total_seconds()):

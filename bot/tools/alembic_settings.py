@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from bot.values import Duration
+from bot.tools.bounds import Bounds
 
 
-class AlembicSettings(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
+class AlembicSettings(Bounds):
     kind: Literal["alembic"] = "alembic"
     directory: Path = Field(description="The folder from which alembic is called, such as ./shop.")
     python: str | Path = Field("python3", description="The Python of the application's own environment, such as ./shop/.venv/bin/python.")
@@ -23,10 +20,6 @@ class AlembicSettings(BaseModel):
     env: dict[str, str] = Field(
         {"DATABASE_URL": "{url}"}, repr=False, description="Variables for env.py. {user} {password} {host} {port} {database} {url} are filled in."
     )
-    lock_timeout: Duration = Field(dt.timedelta(seconds=5), description="How long a statement waits for a lock.")
-    statement_timeout: Duration = Field(dt.timedelta(minutes=15), description="How long one statement may run.")
-    read_timeout: Duration = Field(dt.timedelta(seconds=60), description="How long reading the history may take.")
-    deadline: Duration = Field(dt.timedelta(minutes=30), description="How long a whole downgrade may take.")
 
     def placed(self, base: Path) -> AlembicSettings:
         """Relative paths begin at `base`; a Python without a slash is looked up on PATH."""

@@ -50,6 +50,15 @@ NOT_RUN = {
 RUN_ELSEWHERE = {
     ".venv/bin/backout demo --script": ("tests/acceptance/test_demo.py", '"-m", "bot", "demo"'),
     'backout reapply shop 0005 --as U0DEV --reason "it is mended" --sev high': ("tests/scenario/test_round_trip.py", '"reapply", "shop"'),
+    'backout restore shop shop-r4k2m9.dump --as U0DEV --reason "the data is wrong" --sev high': (
+        "tests/scenario/test_restore.py",
+        '"restore", "shop"',
+    ),
+    'backout tables shop orders,items from shop-r4k2m9.dump --as U0DEV --reason "a script deleted them" --sev high': (
+        "tests/scenario/test_tables.py",
+        "tables orders,ratings from",
+    ),
+    'backout pitr shop 2026-01-17T10:00:00Z --as U0DEV --reason "a script deleted them" --sev critical': ("tests/scenario/test_pitr.py", "pitr {"),
     ".venv/bin/backout demo --port 0": ("tests/acceptance/test_demo.py", '"--port", "0"'),
 }
 #: run in a shell as they stand, beside the shop

@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TypeAlias
 
@@ -155,3 +155,43 @@ class TransactionPooler:
 
     async def _message(self, reader: asyncio.StreamReader) -> bytes:
         return await reader.readexactly(1) + await self._untyped(reader)
+
+
+class Line:
+    """A line to the server that breaks, both ways, right after Backout has said so many things: what was said last may still be done."""
+
+    def __init__(self, server: Connect, breaks_after: int) -> None:
+        self._server, self._left = server, breaks_after
+
+    @property
+    def broke(self) -> bool:
+        return self._left <= 0
+
+    async def __aenter__(self) -> Line:
+        self._listening = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.port = int(self._listening.sockets[0].getsockname()[1])
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._listening.close()
+
+    async def _serve(self, client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
+        server, to_server = await asyncio.open_connection(self._server.host, self._server.port)
+        with suppress(ConnectionError):
+            await asyncio.gather(self._say(client, to_server, to_client), self._answer(server, to_client))
+        for writer in (to_client, to_server):
+            writer.close()
+
+    async def _say(self, client: asyncio.StreamReader, to_server: asyncio.StreamWriter, to_client: asyncio.StreamWriter) -> None:
+        while (said := await client.read(65536)) and self._left > 0:
+            to_server.write(said)
+            await to_server.drain()
+            self._left -= 1
+            if self.broke:
+                break
+        to_server.close()
+        to_client.close()
+
+    async def _answer(self, server: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
+        while data := await server.read(65536):
+            to_client.write(data)

@@ -1,4 +1,4 @@
-"""A dump and the directory it is kept in: whole, proven, private; and nothing but a partial file when it is interrupted."""
+"""A dump and the directory it is kept in: whole, proven, private; and nothing when it is interrupted."""
 
 # ruff: noqa: ASYNC240  looks at small local files
 
@@ -119,9 +119,7 @@ async def test_it_is_private_and_says_how_far_it_is(shop: Connect, store: Direct
     assert any(text.startswith("dump: ") and text.endswith(" MB") for text in work.said), work.said
 
 
-async def test_a_cancelled_dump_leaves_no_program_and_only_a_partial_file(
-    shop: Connect, server: Connect, store: DirectoryStore, tmp_path: Path
-) -> None:
+async def test_a_cancelled_dump_leaves_no_program_and_no_file(shop: Connect, server: Connect, store: DirectoryStore, tmp_path: Path) -> None:
     partial = tmp_path / "backups" / "shop-r1.dump.partial"
     await execute(shop, "CREATE TABLE orders (n int)")
     backup, work, database = dump_of(shop, store), await attempt_on(shop), PostgresDatabase(target="shop", tool=shop, admin=server)
@@ -138,7 +136,7 @@ async def test_a_cancelled_dump_leaves_no_program_and_only_a_partial_file(
             await taking
         assert not [line for line in command_lines() if str(partial) in line]
         await database.end_sessions(work.application)
-    assert list(partial.parent.iterdir()) == [partial]
+    assert list(partial.parent.iterdir()) == []
     file = await backup.take("shop-r1.dump", work)
     assert list(partial.parent.iterdir()) == [Path(file.path)]
 
@@ -442,21 +440,7 @@ async def test_a_store_that_everybody_may_write_to_is_refused_and_left_as_it_is(
 
 
 @pytest.mark.parametrize("name", ["../shop.dump", "a/b", ".hidden", "", "a\nb", "a\0b", "shop.dump.partial", "x" * 300, "-rf"])
-def test_a_name_that_is_no_plain_file_name_is_refused(store: DirectoryStore, name: str) -> None:
+async def test_a_name_that_is_no_plain_file_name_is_refused(store: DirectoryStore, name: str) -> None:
     with pytest.raises(Refusal):
-        store.partial(name)
-
-
-async def test_what_is_kept_has_its_checksum_and_nothing_partial_stays(store: DirectoryStore) -> None:
-    await store.ready()
-    store.partial("a.dump").write_bytes(b"an earlier try")
-    partial = store.partial("a.dump")
-    assert partial.read_bytes() == b""
-    partial.write_bytes(b"whole")
-    path, sha256, size = await store.keep("a.dump")
-    assert (path.read_bytes(), size, partial.exists()) == (b"whole", 5, False)
-    assert sha256 == await store.checksum("a.dump") == hashlib.sha256(b"whole").hexdigest()
-    with pytest.raises(StepFailed):
-        await store.keep("a.dump")
-    await store.remove("a.dump")
-    assert await store.checksum("a.dump") is None
+        async with store.write(name):
+            pytest.fail("it was begun")

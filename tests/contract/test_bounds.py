@@ -13,6 +13,8 @@ from bot.databases.connecting import CONTROL
 from bot.errors import StepFailed
 from bot.evidence import Bounds
 from bot.place import Connect
+from bot.process import start
+from bot.throwaway import installed
 from tests.conftest import MakeDatabase
 from tests.contract.servers import Open, execute, session
 from tests.contract.test_scratch import home, production
@@ -52,16 +54,19 @@ async def waiting(open_: Open, statement: str, looker: Connect) -> AsyncIterator
 
 async def test_bounds_are_the_servers_own_numbers(shop: Connect, admin: Connect) -> None:
     await execute(shop, "CREATE TABLE t (id serial PRIMARY KEY)", "CREATE TABLE p (n int) PARTITION BY RANGE (n)", "CREATE VIEW v AS SELECT 1")
-    await execute(admin, "CREATE EXTENSION vector")
+    async with session(admin) as look:
+        extension = await look.fetchval("SELECT min(name) FROM pg_available_extensions WHERE name IN ('citext', 'vector')")
+    await execute(admin, f"CREATE EXTENSION {extension}")
     found = await bounds(shop)
     async with session(admin) as look:
-        size, slots, free = await look.fetchrow(
+        size, slots, free, sequences = await look.fetchrow(
             "SELECT pg_database_size(current_database()), "
             "current_setting('max_locks_per_transaction')::int * current_setting('max_connections')::int, "
-            "current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int"
+            "current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int, "
+            "(current_setting('server_version_num')::int < 170000)::int"
         )  # type: ignore[misc]
     assert abs(found.size - size) < 1_000_000
-    assert (found.relations, found.lock_slots, found.extensions) == (2, slots, ("vector",))
+    assert (found.relations, found.lock_slots, found.extensions) == (2 + sequences, slots, (extension,))
     assert free - 5 <= found.free_connections < free
     assert (found.idle_slots, found.standbys) == ((), 0)
     assert (await bounds(admin)).free_connections > found.free_connections
@@ -76,6 +81,27 @@ async def test_idle_slots_and_the_age_of_transactions_are_seen(home) -> None:  #
         assert found.safe_wal is not None
         assert 0 < found.safe_wal <= 96 * MB
         assert found.oldest_transaction > 0
+
+
+async def test_who_replays_is_a_standby_and_a_consumer_of_changes_is_none(home) -> None:  # type: ignore[no-untyped-def]
+    programs = (await installed()).get(15)
+    if programs is None or not (programs / "pg_receivewal").exists():
+        pytest.skip("no pg_receivewal here")
+    async with production(home, 15, wal_level="logical") as server:
+        await execute(server, "SELECT pg_create_logical_replication_slot('changes', 'test_decoding')")
+        (home / "wal").mkdir()
+        environment = {"PGPASSWORD": server.password}
+        where = ["-h", server.host, "-p", str(server.port), "-U", server.user]
+        consumer = ["-d", server.database, "--slot", "changes", "--start", "-f", str(home / "changes")]
+        async with (
+            start([str(programs / "pg_receivewal"), *where, "-D", str(home / "wal")], env=environment),
+            start([str(programs / "pg_recvlogical"), *where, *consumer], env=environment),
+            session(server) as look,
+            asyncio.timeout(60),
+        ):
+            while await look.fetchval("SELECT count(*) FROM pg_stat_replication") < 2:  # noqa: ASYNC110  the server makes it true
+                await asyncio.sleep(0.1)
+            assert (await bounds(server)).standbys == 1
 
 
 @pytest.mark.parametrize("kinds", [16, 18])
@@ -104,6 +130,8 @@ def test_each_bound_that_is_exceeded_is_said_with_its_number() -> None:
     assert objections(fine.model_copy(update={"oldest_transaction": 7200.0, "idle_slots": ("a",), "safe_wal": 101 * MB}), max_size=1000 * MB) == ()
     assert remarks(fine.model_copy(update={"oldest_transaction": 7200.0})) == ("The oldest transaction has been open for 2 h.",)
     assert remarks(fine) == ()
+    (standbys,) = remarks(fine.model_copy(update={"standbys": 2}))
+    assert standbys.startswith("2 standbys replay")
 
 
 # ------------------------------------------------------------------ who is in the way

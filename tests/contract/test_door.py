@@ -20,7 +20,7 @@ from bot.platforms import PLATFORMS
 from bot.platforms.database import DatabasePlatform
 from bot.platforms.none import NoPlatform
 from tests.contract.places import Place, place, running
-from tests.contract.servers import execute, session
+from tests.contract.servers import Line, execute, session
 
 RUN = "01-run"
 WRITE = "INSERT INTO t VALUES (2) ON CONFLICT DO NOTHING"
@@ -517,46 +517,6 @@ async def test_who_dies_while_remembering_has_closed_nothing(plain: Place, noteb
     assert await keys(plain) == []
     assert not await is_out(plain.app)
     assert (await plain.door.open(RUN, {}))["opened"] is False
-
-
-class Line:
-    """A line to the server that breaks, both ways, right after Backout has said so many things: what was said last may still be done."""
-
-    def __init__(self, server: Connect, breaks_after: int) -> None:
-        self._server, self._left = server, breaks_after
-
-    @property
-    def broke(self) -> bool:
-        return self._left <= 0
-
-    async def __aenter__(self) -> Line:
-        self._listening = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.port = int(self._listening.sockets[0].getsockname()[1])
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._listening.close()
-
-    async def _serve(self, client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
-        server, to_server = await asyncio.open_connection(self._server.host, self._server.port)
-        with suppress(ConnectionError):
-            await asyncio.gather(self._say(client, to_server, to_client), self._answer(server, to_client))
-        for writer in (to_client, to_server):
-            writer.close()
-
-    async def _say(self, client: asyncio.StreamReader, to_server: asyncio.StreamWriter, to_client: asyncio.StreamWriter) -> None:
-        while (said := await client.read(65536)) and self._left > 0:
-            to_server.write(said)
-            await to_server.drain()
-            self._left -= 1
-            if self.broke:
-                break
-        to_server.close()
-        to_client.close()
-
-    async def _answer(self, server: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
-        while data := await server.read(65536):
-            to_client.write(data)
 
 
 @asynccontextmanager

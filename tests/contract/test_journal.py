@@ -258,3 +258,30 @@ async def test_archives_are_listed_newest_first_and_forgotten_by_name(journal: P
     await journal.forget_archive("shop", "shop-r2.archive")
     assert [kept.run for kept, _ in await journal.archives("shop")] == ["r1"]
     assert await journal.archives("other") == ()
+
+
+async def refused_rehearsal(journal: PostgresJournal, run: str, by: str, *, system: str = "1", since: int = 600) -> str:
+    """Another target's request; the code with which its rehearsal is refused, or nothing."""
+    await journal.create(run, REQUEST.model_copy(update={"target": run, "by": Person(id=by)}))
+    plan = PLAN.model_copy(update={"identity": PLAN.identity.model_copy(update={"system": system})})
+    try:
+        await journal.store_plan(run, plan, unless_since=SystemClock().now() - dt.timedelta(seconds=since))
+    except Refusal as refusal:
+        await journal.refuse(run, refusal)
+        return refusal.code
+    return ""
+
+
+async def test_one_rehearsal_at_a_time_for_each_server_and_one_in_a_while_for_each_person(journal: PostgresJournal) -> None:
+    assert await refused_rehearsal(journal, "r1", "U0DEV") == ""
+    assert await refused_rehearsal(journal, "r2", "U0DBA") == "rehearsal_in_progress"
+    assert await refused_rehearsal(journal, "r3", "U0DEV", system="2") == "rehearsed_too_soon"
+    assert await refused_rehearsal(journal, "r4", "U0DBA", system="2") == "", "another person, another server"
+    await journal.store_evidence("r1", PLAN, ["dba"])
+    assert await refused_rehearsal(journal, "r5", "U0LEAD") == "", "the first one has ended"
+    assert await refused_rehearsal(journal, "r6", "U0DEV", system="3", since=0) == "", "long enough ago"
+
+
+async def test_of_two_that_would_begin_at_once_one_does(journal: PostgresJournal) -> None:
+    found = await asyncio.gather(*(refused_rehearsal(journal, f"r{n}", f"U{n}") for n in range(6)))
+    assert sorted(found) == ["", *["rehearsal_in_progress"] * 5]

@@ -50,7 +50,7 @@ from bot.throwaway import Throwaways
 class Work: run = "r1"
 async def main():
     home, source = Path(sys.argv[1]), Connect.model_validate_json(sys.stdin.readline())
-    async with ThrowawayScratches(source, source, Throwaways(home), lambda tool, admin: (tool, admin), home).open(Work()) as scratch:
+    async with ThrowawayScratches(source, source, Throwaways(home), lambda tool, admin, maintenance: (tool, admin), home).open(Work()) as scratch:
         await scratch.create("copy")
         print("open", flush=True)
         await asyncio.sleep(600)
@@ -72,7 +72,7 @@ def shop(make_database: MakeDatabase) -> Connect:
 
 
 def scratches(source: Connect, tool: Connect, home: Path, clusters: Any = None) -> ThrowawayScratches:
-    def at(tool: Connect, admin: Connect) -> Any:
+    def at(tool: Connect, admin: Connect, maintenance: str) -> Any:
         return tool, admin
 
     return ThrowawayScratches(source, tool, clusters or Throwaways(home), at, home)

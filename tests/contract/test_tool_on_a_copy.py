@@ -26,8 +26,8 @@ from bot.runners.local import LocalRunner
 from bot.settings import inherited
 from bot.tools.alembic import AlembicTool
 from bot.tools.alembic_helper.normal import normalised
-from bot.tools.alembic_moving import fence_of
 from bot.tools.alembic_settings import AlembicSettings
+from bot.tools.watched import fence_of
 from tests.conftest import MakeDatabase
 from tests.contract.projects import (
     BOTH_WAYS,

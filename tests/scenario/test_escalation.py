@@ -80,7 +80,7 @@ async def test_a_failed_downgrade_is_a_decision_with_its_evidence_and_a_way_back
     await approve(bot, "U0LEAD")
     await failed(bot, 1)
     card = await bot.card_in("needs_decision")
-    assert buttons(card) == [("Retry", "retry"), ("Leave", "leave"), ("Escalate", "escalate")]
+    assert buttons(card) == [("Retry", "retry"), ("Restore", "restore"), ("Leave", "leave"), ("Escalate", "escalate")]
     assert "division by zero" in bot.slack.render(card)
     assert bot.stands() == "0005", "the failed transaction left nothing"
     # The evidence and the way back: a file that is there, and two commands that name it.
@@ -93,7 +93,7 @@ async def test_a_failed_downgrade_is_a_decision_with_its_evidence_and_a_way_back
     assert str(backup) in thread
     assert bot.target.password not in thread
     # Whose decision it is, and whose not.
-    for action in ("retry", "leave", "escalate"):
+    for action in ("retry", "restore", "leave", "escalate"):
         await denied(bot, "U0BYSTANDER", action, bot.slack.click(card, action, "U0BYSTANDER"))
     before = happened(bot)
     await approve(bot, "U0DBA", "retry")  # a role's holder, who asked for the run

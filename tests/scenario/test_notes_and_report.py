@@ -174,7 +174,7 @@ async def test_a_red_verification_needs_a_decision_and_not_a_failed_run(make_bot
     await ask(bot)
     await approve(bot, "U0DBA")
     card = await bot.card_in("needs_decision")
-    assert buttons(card) == [("Retry", "retry"), ("Leave", "leave"), ("Escalate", "escalate")]
+    assert buttons(card) == [("Retry", "retry"), ("Restore", "restore"), ("Leave", "leave"), ("Escalate", "escalate")]
     assert checks(bot)["four columns"]["after"] == "3"
     assert "four columns" in bot.slack.render(card)
     assert bot.stands() == "0004"

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psycopg
 import pytest
+from psycopg import sql
 
 from bot.databases.postgres import PostgresDatabase
+from bot.embedded import EmbeddedPostgres
 from bot.place import Connect
+from tests.contract.test_scratch import everything_shared, home
 from tests.harness import Bot
 from tests.history import SHOP
 from tests.scenario import parts
 from tests.scenario.real import BACK as ASK
 from tests.scenario.real import MakeShop, rehearsed, scratches
 from tests.scenario.real import make_shop as make_shop  # noqa: PLC0414  pytest finds the fixture here
+
+__all__ = ["home"]
 
 
 async def photo(bot: Bot, server: Connect) -> object:
@@ -61,6 +67,11 @@ async def test_a_downgrade_that_fails_on_the_copy_is_refused_and_production_neve
     card = await bot.card_in("refused")
     assert "division by zero" in str(card)
     assert bot.events("refused")[0]["code"] == "rehearsal_failed"
+    await parts.ends(bot, "refused")
+    report = next(file for file in bot.slack.files() if file.name.startswith("post-mortem-"))
+    told = (report.data or b"").decode()
+    assert "ALTER TABLE orders DROP COLUMN score" in told, "what it came to is kept"
+    assert "ACCESS EXCLUSIVE" in told
     assert await photo(bot, server) == before
     assert scratches(bot) == []
 
@@ -101,14 +112,132 @@ async def test_a_history_that_can_not_be_built_from_nothing_is_said_to_be_unveri
     assert found["done"] is True
 
 
-async def test_a_database_over_the_limit_is_asked_for_with_its_first_line_saying_that_it_was_not_tried(make_shop: MakeShop) -> None:
-    bot = await make_shop(rehearsal={"max_size": "1MB"})
+async def test_a_database_over_the_limit_is_tried_on_sampled_rows_and_its_first_line_says_so(make_shop: MakeShop, server: Connect) -> None:
+    bot = await make_shop(start=False, rehearsal={"max_size": "1MB"})
+    bot.config["policy"]["unrehearsed"] = {"cto": 1}
+    with psycopg.connect(bot.target.url(), autocommit=True) as session:
+        session.execute("INSERT INTO orders (id, name, score) SELECT g, 'n' || g, 1 FROM generate_series(501, 20000) g")
+        session.execute("ANALYZE")
+    before = await photo(bot, server)
+    await bot.start()
+    await bot.ask(ASK)
+    card = await bot.card_in("awaiting_approval")
+    found = rehearsed(bot)
+    assert found["done"] is True
+    assert 0 < found["sampled"] < 20_000
+    assert "sampled rows" in found["partial"][0]
+    assert "limit for a rehearsal" in found["partial"][1]
+    assert (found["expected"], found["forward"]) == ("same", "works")
+    losses = {(loss["kind"], loss["name"]): loss for loss in found["loss"]}
+    assert losses["column", "public.orders.score"]["count"] == 200 + 19_500, "counted in production, not in the sample"
+    assert losses["table", "public.ratings"]["count"] == 50
+    first = next(block for block in card["blocks"] if block["type"] == "section")
+    assert "Tried on the schema with" in str(first)
+    assert ("cto",) in bot.journaled("select role from backout.seats")
+    assert bot.journaled("select name from backout.backups") == []
+    assert not list((bot.root / "backups").glob("*schema*"))
+    assert await photo(bot, server) == before
+    assert scratches(bot) == []
+
+
+async def test_what_scripts_do_to_rows_is_not_taken_for_nothing_because_a_sample_has_none_of_them(make_shop: MakeShop) -> None:
+    bot = await make_shop(down="op.execute('DELETE FROM ratings WHERE stars = 99')\n" + SHOP["0003"].down, rehearsal={"max_size": "1MB"})
+    await bot.ask(ASK)
+    await bot.card_in("awaiting_approval")
+    losses = {(loss["kind"], loss["name"]): loss for loss in rehearsed(bot)["loss"]}
+    assert losses["rows", "public.ratings"]["count"] is None
+
+
+@pytest.fixture
+def closed(server: Connect) -> Iterator[Callable[[], None]]:
+    """`closed()`: nobody may enter a database of the server any more because everybody may."""
+    names: list[str] = []
+    with psycopg.connect(server.url(), autocommit=True) as session:
+
+        def say(verb: str, who: str, some: list[str]) -> None:
+            for name in some:
+                session.execute(sql.SQL(f"{verb} CONNECT ON DATABASE {{}} {who} PUBLIC").format(sql.Identifier(name)))  # type: ignore[arg-type]
+
+        def close() -> None:
+            names.extend(row[0] for row in session.execute("SELECT datname FROM pg_database WHERE datallowconn"))
+            say("REVOKE", "FROM", names)
+
+        yield close
+        there = {row[0] for row in session.execute("SELECT datname FROM pg_database")}
+        say("GRANT", "TO", [name for name in names if name in there])
+
+
+@pytest.mark.parametrize("kind", ["same", "another"])
+async def test_it_is_tried_on_the_targets_own_server_or_on_another_and_nothing_is_left_there(
+    make_shop: MakeShop, server: Connect, closed: Callable[[], None], home: Path, kind: str
+) -> None:
+    bot = await make_shop(start=False, admin="${ADMIN_URL}")
+    async with EmbeddedPostgres(home, name="another", major=18, durable=False) as another:
+        if kind == "same":
+            closed()
+        bot.environ["ANOTHER_URL"] = another.url()
+        bot.config["targets"]["shop"]["rehearsal"] = {"server": "same" if kind == "same" else "${ANOTHER_URL}"}
+        place = server if kind == "same" else another
+        there, before = await everything_shared(place), await photo(bot, server)
+        await bot.start()
+        await bot.ask(ASK)
+        await bot.card_in("awaiting_approval")
+        found = rehearsed(bot)
+        assert found["done"] is True, found["why"]
+        losses = {(loss["kind"], loss["name"]): loss for loss in found["loss"]}
+        assert losses["column", "public.orders.score"]["count"] == 200
+        assert losses["table", "public.ratings"]["count"] == 50
+        assert (found["expected"], found["forward"]) == ("same", "works"), (found["findings"], found["forward_says"])
+        assert await photo(bot, server) == before
+        assert await everything_shared(place) == there
+
+
+async def test_a_downgrade_that_needs_more_on_the_targets_own_server_is_not_run_there(
+    make_shop: MakeShop, server: Connect, closed: Callable[[], None]
+) -> None:
+    bot = await make_shop(start=False, down="op.execute('CREATE ROLE intruder_of_a_downgrade')\n" + SHOP["0003"].down, admin="${ADMIN_URL}")
+    closed()
+    bot.config["targets"]["shop"]["rehearsal"] = {"server": "same"}
+    there = await everything_shared(server)
+    await bot.start()
     await bot.ask(ASK)
     card = await bot.card_in("awaiting_approval")
     assert rehearsed(bot)["done"] is False
-    first = next(block for block in card["blocks"] if block["type"] == "section")
-    assert "Not tried on a copy" in str(first)
-    assert "limit for a rehearsal" in str(first)
+    assert "Not rehearsed: it needs more than a role has" in str(card)
+    assert await everything_shared(server) == there
+
+
+async def test_one_person_begins_one_rehearsal_in_a_while_also_after_a_restart_and_somebody_else_may(make_shop: MakeShop) -> None:
+    bot = await make_shop(start=False)
+    bot.config["policy"]["rehearse"] = {"every": "10m"}
+    await bot.start()
+    card = await parts.ask(bot, ASK)
+    await bot.slack.click(card, "cancel", "U0DEV")
+    await parts.ends(bot, "aborted")
+    for restarted in (False, True):
+        if restarted:
+            await bot.kill()
+            await bot.start()
+        told = len(bot.slack.ephemerals("U0DEV"))
+        cards = len(bot.cards())
+        await bot.ask(ASK)
+        await bot.until(lambda told=told: len(bot.slack.ephemerals("U0DEV")) > told, what="refused in private")  # type: ignore[misc]
+        assert "rehearsed_too_soon" in str(bot.slack.ephemerals("U0DEV")[-1])
+        assert len(bot.cards()) == cards
+    await bot.ask(ASK, "U0SENIOR")
+    await bot.until(lambda: bot.state() == "awaiting_approval", what="somebody else may")
+
+
+async def test_only_those_whom_the_policy_names_begin_a_rehearsal(make_shop: MakeShop) -> None:
+    bot = await make_shop(start=False)
+    bot.config["policy"]["rehearse"] = {"roles": ["dba"], "every": "1s"}
+    await bot.start()
+    await bot.ask(ASK)
+    await bot.until(lambda: bot.slack.ephemerals("U0DEV"), what="refused in private")
+    assert "may_not_rehearse" in str(bot.slack.ephemerals("U0DEV")[-1])
+    assert "DBA on call" in str(bot.slack.ephemerals("U0DEV")[-1])
+    await bot.ask(ASK, "U0DBA")
+    await bot.until(lambda: bot.state() == "awaiting_approval", what="a DBA may")
 
 
 async def test_rows_that_come_after_the_rehearsal_void_the_approval_only_beyond_the_bound(make_shop: MakeShop) -> None:

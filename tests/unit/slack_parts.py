@@ -9,7 +9,7 @@ from typing import Any
 
 from bot.clock import SystemClock
 from bot.errors import Denied, JournalDown, Refusal
-from bot.evidence import Archive, BackupFile, Locked, Loss, LossClass, Part, Ran, Rehearsal
+from bot.evidence import Archive, BackupFile, Listed, Locked, Loss, LossClass, Part, Ran, Rehearsal
 from bot.model import (
     Attempt,
     AttemptState,
@@ -29,7 +29,7 @@ from bot.model import (
     Undone,
     View,
 )
-from bot.place import Identity
+from bot.place import Identity, Right
 from bot.steps import STEPS
 
 NOON = dt.datetime(2026, 11, 20, 3, 0, tzinfo=dt.UTC)
@@ -275,8 +275,16 @@ class ToldRollbacks:
     async def history(self, target: str, limit: int = 20) -> tuple[Run, ...]:
         return await self._journal.find()
 
-    async def backups(self, target: str) -> tuple[Mapping[str, Any], ...]:
-        return ({"name": "shop-r7k2.dump", "revision": "0006", "file": {"size": 2_000_000}, "made": NOON, "keep_until": NOON},)
+    async def backups(self, target: str) -> tuple[Listed, ...]:
+        file = BackupFile(name="shop-r7k2.dump", path="/backups/shop-r7k2.dump", sha256="d" * 64, size=2_000_000)
+        theirs = BackupFile(name="nightly.sql", path="/backups/nightly.sql", sha256="", size=3_000, format="plain", foreign=True)
+        return (
+            Listed(name=file.name, file=file, made=NOON, revision="0006", keep_until=NOON, proven=NOON),
+            Listed(name=theirs.name, file=theirs, made=NOON, refused="It is torn."),
+        )
+
+    async def rights(self, target: str) -> tuple[Right, ...]:
+        return ()
 
     async def check(self, target: str) -> tuple[Refusal, ...]:
         return (Refusal("tool_missing", "Alembic is missing.", "Install it."),)

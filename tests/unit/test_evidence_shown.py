@@ -108,6 +108,17 @@ def test_nothing_lost_is_said_in_so_many_words() -> None:
     assert "It destroys nothing." in decision(view(plan=nothing, events=TRIED))[0]
 
 
+def test_a_sample_is_said_first_and_proves_no_loss_and_no_time() -> None:
+    sampled = rehearsal(sampled=12_345, partial=("tried on the schema with 12,345 sampled rows of 3 tables, not on a copy of the data",))
+    first = decision(view(plan=proven(sampled), events=TRIED))
+    assert first[0].startswith("*Tried on the schema with 12,345 sampled rows,*")
+    assert "As far as sampled rows tell, it *destroys*" in first[1]
+    nothing = view(plan=proven(sampled.model_copy(update={"loss": ()}), loss_class=LossClass.NONE), events=TRIED)
+    assert "It destroys nothing" not in whole(nothing)
+    assert "sampled rows showed nothing" in whole(nothing)
+    assert "Expected time: not measured yet." in whole(view(plan=proven(sampled, expected_seconds=None), events=TRIED))
+
+
 @pytest.mark.parametrize(
     ("known", "says"),
     [

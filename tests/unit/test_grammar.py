@@ -54,7 +54,12 @@ TARGETS = ("shop", "ledger")
         ("check", Command("check")),
         ("note all is well", Command("note", text="all is well")),
         ("help", Command("help")),
-        ("restore shop x.dump because y", Command("restore", text="shop x.dump because y")),
+        ("restore shop x.dump because y", Command("restore", target="shop", rev="x.dump", reason="y")),
+        ("restore -1", Command("restore", rev="-1")),
+        ("tables shop orders, items from x.dump sev low", Command("tables", target="shop", rev="orders, items from x.dump", severity=Severity.LOW)),
+        ("pitr 2026-01-17 10:00:00 UTC because y", Command("pitr", rev="2026-01-17 10:00:00 UTC", reason="y")),
+        ("pitr", Command("pitr")),
+        ("stamp shop 0004", Command("stamp", text="shop 0004")),
     ],
 )  # fmt: skip
 def test_words_mean_what_the_contract_says(text: str, meant: Command) -> None:

@@ -57,6 +57,12 @@ async def test_nothing_that_destroys_is_recommended_untried() -> None:
     assert "copy" in found["fix forward"].why
 
 
+async def test_a_sample_measures_no_time_and_is_said() -> None:
+    found = await ways(plan(rehearsal=Rehearsal(done=True, sampled=500, seconds={"move": 0.1}), expected_seconds=None))
+    assert (found["downgrade"].seconds, found["downgrade"].certain) == (None, "tried on sampled rows")
+    assert "worked on sampled rows" in found["downgrade"].why
+
+
 @pytest.mark.parametrize(("loss_class", "said"), [(LossClass.NONE, "loses nothing"), (LossClass.HIGH, "the loss is high")])
 async def test_the_reason_says_how_much_is_lost(loss_class: LossClass, said: str) -> None:
     losses = () if loss_class is LossClass.NONE else (Loss(kind="table", name="public.ratings", count=50),)

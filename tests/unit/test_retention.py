@@ -6,6 +6,8 @@ import datetime as dt
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+import pytest
+
 from bot.durable import TargetParts
 from bot.evidence import Archive, BackupFile
 from bot.ports import Clock, Journal
@@ -22,6 +24,8 @@ class World:
     gone: list[str] = field(default_factory=list)
     archived: list[tuple[Archive, dt.datetime]] = field(default_factory=list)
     name: str = "shop"
+
+    pitr = None
 
     class rehearsal:  # noqa: N801  as TargetParts has it
         where = None
@@ -66,9 +70,10 @@ class Kept:
         assert name in self._world.gone, "first the copy, then its line"
 
 
-def copy(name: str, hours: int, kind: str = "custom") -> dict[str, Any]:
+def copy(name: str, hours: int, kind: str = "custom", **other: Any) -> dict[str, Any]:
     file = BackupFile(name=name, path=name, sha256="", size=1, format=kind)
-    return {"name": name, "run": "r1", "file": file, "keep_until": NOW + dt.timedelta(hours=hours)}
+    ended = NOW - dt.timedelta(days=2)
+    return {"name": name, "run": "r1", "file": file, "keep_until": NOW + dt.timedelta(hours=hours), "proven": None, "ended": ended, **other}
 
 
 async def after(world: World) -> list[str]:
@@ -78,6 +83,16 @@ async def after(world: World) -> list[str]:
 
 async def test_the_newest_dump_stays_though_its_time_has_come() -> None:
     assert await after(World([copy("new", -1), copy("old", -2), copy("older", 5)])) == ["old"]
+
+
+async def test_the_last_one_that_was_proven_by_restoring_stays() -> None:
+    kept = [copy("new", -1), copy("proven", -2, proven=NOW), copy("proven before", -3, proven=NOW), copy("old", -4)]
+    assert await after(World(kept)) == ["proven before", "old"]
+
+
+@pytest.mark.parametrize("ended", [None, NOW - dt.timedelta(hours=23)])
+async def test_nothing_goes_within_a_day_of_its_run(ended: dt.datetime | None) -> None:
+    assert await after(World([copy("new", -1), copy("old", -2, ended=ended), copy("clone", -2, "clone", ended=ended)])) == []
 
 
 async def test_a_clone_goes_at_its_time_also_when_it_is_the_newest_copy() -> None:

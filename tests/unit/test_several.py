@@ -14,7 +14,7 @@ from bot.place import Connect, Session
 from bot.platforms.none import NoPlatform
 from bot.platforms.services import ServicesPlatform, ServicesSettings
 from bot.platforms.several import Several
-from bot.running import Platform
+from bot.running import Inside, Platform
 
 STRANGER = Session(pid=7, user="app", application="worker")
 
@@ -43,7 +43,7 @@ class Programs:
         self.log, self.running = log, running
         self.fails: set[str] = set()
 
-    async def ready(self) -> tuple[Refusal, ...]:
+    async def ready(self, inside: Inside | None = None) -> tuple[Refusal, ...]:
         return ()
 
     async def look(self) -> Mapping[str, Any]:

@@ -26,7 +26,7 @@ def make_world(monkeypatch: pytest.MonkeyPatch) -> Callable[..., World]:
 
         monkeypatch.setattr("asyncio.sleep", sleep)
 
-        async def heads(_table: str, _schema: str | None) -> tuple[str, ...]:
+        async def heads(*_version: str | None) -> tuple[str, ...]:
             looks[0] += 1
             left = revisions or ["0004"]
             return (left.pop(0) if len(left) > 1 else left[0],)
@@ -48,7 +48,7 @@ def make_world(monkeypatch: pytest.MonkeyPatch) -> Callable[..., World]:
             watch=dt.timedelta(seconds=seconds), health=object() if healths else None, database=SimpleNamespace(heads=heads),
             platform=SimpleNamespace(logs=logs),
         )  # fmt: skip
-        plan = SimpleNamespace(to="0004", version_table="alembic_version", version_table_schema=None)
+        plan = SimpleNamespace(to="0004", version=("alembic_version", None, None))
         clock = SimpleNamespace(monotonic=lambda: now[0])
         return cast("World", SimpleNamespace(target=target, plan=plan, clock=clock, health_now=health_now, ending=ending, progress=nothing))
 

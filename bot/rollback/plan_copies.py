@@ -1,0 +1,175 @@
+"""Plans that bring a whole copy back: a backup, an instant, or the restore point of a run that failed. The copy takes the database's place,
+which is kept beside it under another name; nothing is destroyed before a rule or a person removes that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+from bot.durable import TargetParts
+from bot.errors import Refusal
+from bot.evidence import BackupFile, Listed, Rehearsal
+from bot.model import History, Plan, PlanStep, Revision, Run
+from bot.moment import parse_moment, told
+from bot.ports import Journal
+from bot.rollback import pace, route
+from bot.rollback.listing import listed
+from bot.steps.restore_beside import INCOMING
+from bot.steps.restore_point import is_clone, taken
+from bot.words import many
+
+UNKNOWN = "unknown"  #: where a database stands whose version table can't be read
+
+
+async def restore(target: TargetParts, rev: str, journal: Journal, command: str) -> Plan:
+    """BACKUP by its name or the beginning of one. Raises Refusal(unknown_backup, ambiguous_backup, and what stands in the way of a swap)."""
+    file, kept = await chosen(target, rev, journal, command)
+    when = f" of {kept.made:%Y-%m-%d %H:%M} UTC" if kept.made else ""
+    return await _plan(target, journal, file, kept.revision or UNKNOWN, "restore", f"{kept.name}{when}")
+
+
+async def pitr(target: TargetParts, rev: str, journal: Journal, command: str) -> Plan:
+    """TIME is an instant with its zone. What it leads to is only known when it was recovered, which is the trial. Raises Refusal."""
+    if target.pitr is None:
+        raise Refusal(
+            "no_point_in_time", f"{target.name} has no archive to recover an instant from.",
+            f"Name one under targets.{target.name}.backups.pitr, or restore a backup: {command} backups {target.name}.",
+        )  # fmt: skip
+    if target.rehearsal.where is None:
+        raise Refusal(
+            "no_point_in_time", f"An instant is recovered on a server beside, and {target.rehearsal.why_not}", "Allow it under rehearsal.server."
+        )
+    point = parse_moment(rev)
+    covered = await target.pitr.window()
+    if not covered.since <= point < covered.until:
+        raise Refusal(
+            "pitr_outside_window", f"What is archived reaches from {told(covered.since)} to {told(covered.until)}, and {told(point)} is not in it.",
+            "Choose an instant inside, let the server archive what it has (SELECT pg_switch_wal()), or take another way back.",
+        )  # fmt: skip
+    plan = await _plan(target, journal, None, UNKNOWN, "pitr", f"what it was at {told(point)}")
+    known = f"What is archived reaches from {told(covered.since)} to {told(covered.until)}."
+    return plan.model_copy(update={"point": point.isoformat(), "remarks": (*plan.remarks, known)})
+
+
+async def instead(target: TargetParts, run: Run, by: str) -> Plan:
+    """Back to the restore point of a run whose step failed, while its writers are still stopped. Raises Refusal(no_restore_point)."""
+    file = way_back(run)
+    if run.plan is None or file is None:
+        raise Refusal("no_restore_point", "This run has no restore point to go back to.", "Restore a backup with a run of its own.")
+    if is_clone(file):
+        for refusal in await target.database.may_swap(file):
+            if not refusal.warning:
+                raise refusal
+    else:
+        await may_make_beside(target)
+    stopped = target.platform.stops
+    said = "nobody wrote since" if stopped else "what was written since goes with the old database"
+    names = [*([] if is_clone(file) else ["restore_beside"]), *(["stop_writers"] if stopped else []), "swap", "verify", "start_writers"]
+    return run.plan.model_copy(update={
+        "strategy": "restore", "from_": await _stands(target, run.plan) or UNKNOWN,
+        "to": run.plan.from_, "undone": (), "rehearse": (), "steps": _steps(names), "foreseen": (), "loss": (), "source": file, "archive": None,
+        "rehearsal": Rehearsal(done=True, server=f"the restore point itself, {file.name}"), "options": (), "loss_class": "none",
+        "remarks": (f"<@{by}> chose to go back to the restore point: {said}. The database as it is now is kept beside it.",),
+    })  # fmt: skip
+
+
+def way_back(run: Run) -> BackupFile | None:
+    """The newest copy of how the database was: what a swap kept, else the restore point. None when it is in its place already."""
+    swapped = run.last_attempt("swap")
+    if swapped is not None:
+        return BackupFile(**swapped.facts["kept"]) if swapped.state == "done" else None
+    return taken(run.last_attempt("restore_point"))
+
+
+async def chosen(target: TargetParts, name: str, journal: Journal, command: str) -> tuple[BackupFile, Listed]:
+    """The backup of that name, or the only one whose name begins so. What others made is read to its last byte. Raises Refusal."""
+    known = [one for one in await listed(target, journal) if one.file and not one.name.endswith(INCOMING) and one.file.format != "schema"]
+    found = [one for one in known if one.name == name] or [one for one in known if one.name.startswith(name)]
+    shown = ", ".join(one.name for one in (found or known)[:5]) or "there is none"
+    if not found:
+        told = f"There is no backup {route.shown(name)} of {target.name}. Newest first: {shown}."
+        raise Refusal("unknown_backup", told, f"Look with {command} backups {target.name}.")
+    if len(found) > 1:
+        raise Refusal("ambiguous_backup", f"{route.shown(name)} could be one of {many(len(found), 'backup')}: {shown}.", "Write more of its name.")
+    file = found[0].file
+    if file is not None and file.foreign:
+        seen = await target.backup.inspect(file.name)
+        file = seen.file
+        if seen.refused:
+            raise Refusal("copy_condemned", f"{file.name} is no way back: {seen.refused}", "Choose another backup.")
+    if file is None:
+        raise Refusal("unknown_backup", f"{found[0].name} can't be looked at: {found[0].refused}", "Mend that, or choose another backup.")
+    return file, found[0]
+
+
+async def _plan(target: TargetParts, journal: Journal, source: BackupFile | None, to: str, strategy: str, what: str) -> Plan:
+    await target.database.examine()
+    for refusal in (*await target.platform.ready(), *await target.runner.ready()):
+        if not refusal.warning:
+            raise refusal
+    cloned = source is not None and is_clone(source)
+    notes = []
+    if source is not None and is_clone(source):
+        for refusal in await target.database.may_swap(source):
+            if not refusal.warning:
+                raise refusal
+            notes.append(f"{refusal.message} {refusal.next}")
+    else:
+        await may_make_beside(target)
+    history, remark = await _history(target)
+    from_ = _current(history) if history else UNKNOWN
+    moved = _between(history, from_, to) if history else ()
+    identity = await target.database.identity()
+    await target.backup.ready(identity.version)
+    stopped = ["stop_writers"] if target.platform.stops else []
+    app = await pace.application(target, strategy, journal)
+    names = ["check_preconditions", *([] if cloned else ["restore_beside"]), *stopped, "swap", "verify", *pace.back(target, app)]
+    steps = _steps(names, roll_back_application={"former": app})
+    tried = cloned or target.rehearsal.where is not None
+    return Plan.model_validate({
+        "target": target.name, "strategy": strategy, "from_": from_, "to": to, "undone": route.undone_of(moved), "identity": identity,
+        "steps": steps, "rehearse": (PlanStep(name="recover" if strategy == "pitr" else "try_copy"),) if tried else (),
+        "rehearsal": None if tried else Rehearsal(done=False, why=target.rehearsal.why_not), "source": source,
+        "version_table": history.version_table if history else "alembic_version",
+        "version_table_schema": history.version_table_schema if history else None,
+        "version_query": history.version_query if history else None, "verify": tuple(one.name for one in target.verify),
+        "one_transaction": True, "expected_seconds": await pace.expected(target.name, steps, [one.revision for one in moved], journal),
+        "remarks": (f"{target.name} becomes {what}; the database as it is now is kept beside it.", *remark, *notes, *pace.remarks(target)),
+    })  # fmt: skip
+
+
+async def may_make_beside(target: TargetParts) -> None:
+    """Raises Refusal(no_database_beside)."""
+    if why := await target.database.may_make_beside():
+        raise Refusal("no_database_beside", f"A copy can't be restored beside {target.name}: {why}", "Give Backout's role that right.")
+
+
+async def _history(target: TargetParts) -> tuple[History | None, tuple[str, ...]]:
+    """A database that is broken can't always be read by its tool: a restore must be possible all the same."""
+    try:
+        return await target.tool.read(), ()
+    except Refusal as refusal:
+        return None, (f"The migration tool can't read the database as it is: {refusal.message}",)
+
+
+def _current(history: History) -> str:
+    return ", ".join(history.current) or route.BASE
+
+
+def _between(history: History, from_: str, to: str) -> tuple[Revision, ...]:
+    """The migrations that are in the database and not in the copy, where the history tells."""
+    with suppress(Refusal):
+        return route.route(to, history)[2]
+    return ()
+
+
+async def _stands(target: TargetParts, plan: Plan) -> str | None:
+    with suppress(Refusal):
+        return ", ".join(await target.database.heads(*plan.version)) or route.BASE
+    return None
+
+
+def _steps(names: Sequence[str], **params: dict[str, Any]) -> tuple[PlanStep, ...]:
+    return tuple(PlanStep(name=name, params=params.get(name, {})) for name in names)

@@ -1,0 +1,48 @@
+"""A backup becomes a database beside the live one, closed to everybody, before anything of the live one is touched."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+
+from bot.durable import Evidence, OnCrash, World, step
+from bot.errors import StepFailed
+from bot.evidence import BackupFile, size
+from bot.steps.restore_point import note
+
+INCOMING = "_incoming"  #: so the name of a database ends that is being filled: nothing to go back to
+
+
+@step(on_crash=OnCrash.RERUN, timeout=dt.timedelta(hours=12), destructive=False, says="restore the copy beside the database")
+async def restore_beside(world: World) -> Evidence:
+    """A dead attempt's half is replaced. It is listed before it is filled, so that it goes at its time whatever happens."""
+    target, plan = world.target, world.plan
+    if plan.source is None:
+        raise StepFailed("The plan names no copy. Nothing was executed.")
+    if not await target.backup.usable(plan.source):
+        raise StepFailed(f"{plan.source.name} is gone, or is not what it was when it was made. Nothing was executed. Choose another backup.")
+    beside = await target.database.beside_for_restore(incoming_name(target.name, world.run), note(target.name, world.run))
+    await world.journal.keep_backup(target.name, world.run, plan.to, beside, world.clock.now() + target.keep)
+    began = world.clock.monotonic()
+    into = target.database.beside(beside.name).admin
+    ignored = await target.backup.restore(plan.source, into, plan.identity.version, world)
+    took = world.clock.monotonic() - began
+    left = f"; left out: {'; '.join(ignored[:3])}" if ignored else ""
+    return Evidence(
+        f"{plan.source.name}, {size(plan.source.size)}, in {took:.1f} s{left}", {"beside": beside.model_dump(mode="json"), "ignored": list(ignored)}
+    )
+
+
+def incoming_name(target: str, run: str) -> str:
+    """Known by its comment, never by this name (databases.md F9)."""
+    return f"backout_{hashlib.sha256(f'{target}/{run}'.encode()).hexdigest()[:8]}{INCOMING}"
+
+
+def incoming(world: World) -> BackupFile:
+    """What takes the database's place: what was restored beside it, else the copy of the plan itself. Raises StepFailed."""
+    made = world.earlier.get("restore_beside")
+    if made is not None:
+        return BackupFile(**made.facts["beside"])
+    if world.plan.source is None:
+        raise StepFailed("There is no copy that could take the place. Nothing was executed.")
+    return world.plan.source

@@ -1,0 +1,71 @@
+"""Words for plans that bring a copy back: a backup, an instant, tables out of a backup. Shared by the card, the thread and the private answers."""
+
+from __future__ import annotations
+
+from bot.evidence import Loss, size
+from bot.model import Plan
+from bot.words import destroyed, many, span, worst_first
+from handlers.text import code, safe
+
+_TOLD = 2  # losses in a sentence
+
+
+def undoing(plan: Plan) -> str:
+    """What is asked for, as 'it tries to ...' goes on."""
+    where = code(plan.target, 60)
+    if plan.strategy == "tables":
+        tables = ", ".join(code(each, 80) for each in plan.tables_back[:4])
+        return f"bring rows of {tables} back into {where} from {_copy(plan)}"
+    if plan.point:
+        return f"take {where} back to {safe(plan.point, 40)}"
+    return f"put {_copy(plan)} in the place of {where}, back to {code(plan.to, 40)}"
+
+
+def _copy(plan: Plan) -> str:
+    return code(plan.source.name, 120) if plan.source else "a copy"
+
+
+def losses(plan: Plan) -> str:
+    """What the live database would not have any more. It is kept, so nothing of it is destroyed."""
+    if plan.strategy == "tables":
+        return "Rows are added, and none is deleted or changed."
+    kept = "The database as it is now is kept beside it."
+    if not plan.loss:
+        return f"{'Nothing would be missing.' if plan.rehearsal and plan.rehearsal.done else 'What would be missing is not known.'} {kept}"
+    worst = worst_first(plan.loss)
+    limit = len(worst) if len(worst) <= _TOLD else 1
+    told = ", ".join(_missing(one) for one in worst[:limit])
+    more = f" and {many(len(worst) - limit, 'other thing')}" if len(worst) > limit else ""
+    return f"*Missing afterwards* would be {told}{more}. {kept}"
+
+
+def _missing(one: Loss) -> str:
+    return destroyed(one, code, lambda text: safe(text, 200))
+
+
+def tried(plan: Plan, at: str) -> str:
+    """How the copy was looked at before anybody was asked."""
+    found = plan.rehearsal
+    if found is None or not found.done:
+        why = safe(found.why, 300).rstrip(".") if found and found.why else "nobody knows why"
+        return f"*The copy was not looked at:* {why}."
+    took = f", restored in {span(found.seconds['restore'])}" if "restore" in found.seconds else ""
+    took = f", recovered in {span(found.seconds['recover'])}" if "recover" in found.seconds else took
+    big = f", {size(found.size)}" if found.size else ""
+    head = f"*Looked at, with reservations,*{at}" if found.partial else f"Looked at{at}"
+    return f"{head} on {safe(found.server, 120)}{took}{big}."
+
+
+def showed(plan: Plan) -> list[str]:
+    """What the look found, a line each."""
+    found = plan.rehearsal
+    return [f"• {safe(each, 200)}" for each in found.findings] if found is not None and found.done else []
+
+
+def expected(plan: Plan) -> str:
+    if plan.expected_seconds is not None:
+        return f"Expected time: about {span(plan.expected_seconds)}, the median of earlier runs."
+    took = plan.rehearsal.seconds.get("restore") if plan.rehearsal else None
+    if took is not None:
+        return f"Expected time: restoring took {span(took)} elsewhere; nobody is stopped before it is there. The swap itself takes seconds."
+    return "Expected time: the swap itself takes seconds."
