@@ -95,6 +95,8 @@ class App:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(10):
                 await self.chat.drain()
+        if self._guard is not None:
+            self._guard.cancel()  # the lease is given back next, which is no loss of it
 
 
 def prove(config: Config, user: str, token: str | None) -> Person:
