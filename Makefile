@@ -44,11 +44,12 @@ test-histories: $(STAMP)  ## migrations of published packages, pinned by hash, o
 	$(BIN)/pytest -rs tests/histories
 
 $(PRISMA): tests/platforms/prisma/package-lock.json
+	command -v npm > /dev/null || { echo "NOT RUN: there is no npm, which installs Prisma (it wants Node 20 or newer)." >&2; exit 3; }
 	cd tests/platforms/prisma && npm ci --ignore-scripts --no-audit --no-fund
 	touch $@
 
-test-platforms: $(STAMP) $(PRISMA)  ## what comes by apt and npm: container engines, pgBackRest, Prisma; needs root
-	tests/platforms/containers $(BIN)/pytest -rs tests/platforms
+test-platforms: $(STAMP) $(PRISMA)  ## what comes by apt and npm: container engines, pgBackRest, kubectl, Prisma; needs root
+	tests/platforms/containers $(BIN)/pytest -n 2 --dist loadfile -rs --durations 12 tests/platforms
 
 bench: $(STAMP)  ## ratios against the same by hand: five clean rounds, medians; wants a quiet machine
 	$(BIN)/python -m benchmarks

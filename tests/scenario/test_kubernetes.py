@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bot.steps import STEPS
+from tests.harness import Bot
 from tests.scenario import parts, real
 from tests.scenario.in_cluster import MIGRATES, PATIENCE, KubeShop
 from tests.scenario.in_cluster import kube_shop as kube_shop  # noqa: PLC0414  pytest finds the fixture here
@@ -123,12 +124,13 @@ async def test_a_right_that_is_taken_away_in_the_middle_is_named_and_what_was_st
 
 async def test_an_application_that_migrates_itself_at_its_start_is_found_out_and_a_person_is_asked(kube_shop: KubeShop) -> None:
     shop, bot = kube_shop, kube_shop.bot
-    bot.config["targets"]["shop"]["watch"] = "60s"  # left as soon as the revision has moved
+    bot.config["targets"]["shop"]["watch"] = "90s"  # left as soon as the revision has moved
     await shop.open(replicas=1)
     await shop.deploy("2", MIGRATES)
     before = shop.state()
     await bot.start()
     await asked(shop)
+    assert "roll_back_application" not in planned(bot)
 
     card = await bot.card_in("needs_decision", within=PATIENCE)
 
@@ -140,11 +142,15 @@ async def test_an_application_that_migrates_itself_at_its_start_is_found_out_and
     await shop.as_before(before, "2")
 
     # the next time it is known
-    await asked(shop)
-    await bot.card_in("succeeded", within=PATIENCE)
-    assert bot.stands() == "0002"
-    assert "shop:1" in shop.steps()["roll_back_application"][1]
-    await shop.writes("1")
+    await bot.ask(real.BACK)
+    await bot.until(lambda: len(bot.cards()) == 2 and bot.state() == "awaiting_approval", what="asked for approval again", within=PATIENCE)
+    assert "roll_back_application" in planned(bot)
+
+
+def planned(bot: Bot) -> list[str]:
+    """Steps of the newest run's plan."""
+    (found,) = bot.journaled("select plan->'steps' from backout.runs order by created desc limit 1")
+    return [one["name"] for one in found[0]]
 
 
 async def test_an_application_that_is_known_to_migrate_itself_is_rolled_back_with_the_database(kube_shop: KubeShop) -> None:
@@ -156,8 +162,7 @@ async def test_an_application_that_is_known_to_migrate_itself_is_rolled_back_wit
     await bot.start()
     await bot.ask(real.BACK)
     card = await bot.card_in("awaiting_approval", within=PATIENCE)
-    planned = bot.journaled("select plan->'steps' from backout.runs")[0][0]
-    names = [one["name"] for one in planned]
+    names = planned(bot)
     assert names.index("roll_back_application") == names.index("start_writers") - 1, names
     assert "Freeze deploys until this is over" in str(bot.journaled("select plan->'remarks' from backout.runs")[0][0])
 
