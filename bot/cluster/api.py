@@ -262,9 +262,10 @@ def selector(found: Mapping[str, Any]) -> str:
 
 async def changed(api: Api, resource: Resource, name: str, change: Any, *, sub: str = "") -> Json:
     """Read it, change it, write it back; read it again where somebody else was faster. `change(object)` returns None where nothing is to be done,
-    else what to write: the whole object (PUT). Raises ApiRefused, ApiSilent."""
+    else what to write (PUT): the whole object, or that of its subresource, under the object's own version. Returns the object as it was, or what the
+    server answered. Raises ApiRefused, ApiSilent."""
     for left in reversed(range(_STALE)):
-        there = await api.get(resource, name, sub)
+        there = await api.get(resource, name)
         wanted = change(there)
         if wanted is None:
             return there

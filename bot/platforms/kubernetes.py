@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import shlex
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Annotated, Any, Literal, Self
@@ -23,6 +24,7 @@ from bot.running import Inside
 from bot.words import many
 
 _PAUSE = 0.3  # seconds between two looks
+_SOON = 5  # looks in which nobody asks why it is not ready yet
 _LOG_BYTES = "65536"
 _SUFFICES = "scaled to 0, its autoscaler rests"
 
@@ -157,12 +159,13 @@ class KubernetesServices:
         return "; ".join([*told, *([f"as before, not running: {', '.join(stayed)}"] if stayed else [])]) or "nothing had run"
 
     async def _bring_back(self, api: Api, service: str, kind: Kind, one: Mapping[str, Any], work: Work) -> str:
-        there = same(await _there(api, service, kind, one), one, service)
-        if not (one["autoscaler"] and replicas(there)):  # once it runs, its autoscaler may have given it more
-            await _scale(api, kind, one["name"], one["replicas"])
+        # once it runs, its autoscaler may have given it more
+        await _scale(api, service, kind, one, one["replicas"], unless_up=bool(one["autoscaler"]))
+
+        looks = itertools.count()
 
         async def left() -> str:
-            return await not_ready(api, service, kind, one, final=StepFailed)
+            return await not_ready(api, service, kind, one, why=next(looks) >= _SOON)
 
         if problem := await self._until(left, work):
             raise StepFailed(f"{problem} after {self._within:g} s. Look at its pods and its log, then retry.", {"service": service})
@@ -240,32 +243,29 @@ async def _suspend(api: Api, service: str, one: Mapping[str, Any], suspend: bool
     return f"{service} {'suspended' if suspend else 'resumed'}"
 
 
-async def _scale(api: Api, kind: Kind, name: str, wanted: int) -> None:
-    def change(scale: Json) -> Json | None:
-        if int((scale.get("spec") or {}).get("replicas", 0)) == wanted:
-            return None
-        return {**scale, "spec": {"replicas": wanted}}
+async def _scale(api: Api, service: str, kind: Kind, one: Mapping[str, Any], wanted: int, *, unless_up: bool = False) -> None:
+    """Its scale alone is written, so nothing else of it can be undone by us. `unless_up`: left as it is where it runs already."""
 
-    await changed(api, kind.resource, name, change, sub="scale")
+    def change(there: Json) -> Json | None:
+        now = replicas(same(there, one, service))
+        if now == wanted or (unless_up and now):
+            return None
+        meta = {key: there["metadata"][key] for key in ("name", "namespace", "uid", "resourceVersion")}
+        return {"kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": meta, "spec": {"replicas": wanted}}
+
+    try:
+        await changed(api, kind.resource, one["name"], change, sub="scale")
+    except ApiRefused as error:
+        if error.missing:
+            raise StepFailed(f"{service} is gone: somebody deleted it since it was looked at. Deploy it again.") from error
+        raise StepFailed(f"{service} could not be scaled to {wanted}. {error.message}") from error
 
 
 async def _scale_down(api: Api, service: str, kind: Kind, one: Mapping[str, Any]) -> str:
-    """Its scale alone is written, so nothing else of it can be undone by us."""
-    same(await _there(api, service, kind, one), one, service)
-    try:
-        await _scale(api, kind, one["name"], 0)
-    except ApiRefused as error:
-        raise StepFailed(f"{service} could not be scaled to 0. {error.message}") from error
+    await _scale(api, service, kind, one, 0)
     if not one["replicas"]:
         return f"{service} was at 0 before"
     return f"{service} {_SUFFICES} ({one['autoscaler']['name']})" if one["autoscaler"] else f"{service} scaled from {one['replicas']} to 0"
-
-
-async def _there(api: Api, service: str, kind: Kind, one: Mapping[str, Any]) -> Json:
-    found = await api.find(kind.resource, one["name"])
-    if found is None:
-        raise StepFailed(f"{service} is gone: somebody deleted it since it was looked at. Deploy it again.")
-    return found
 
 
 async def _awake(api: Api, service: str, one: Mapping[str, Any]) -> str:

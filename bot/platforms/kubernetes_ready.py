@@ -92,4 +92,4 @@ def _of(kind: Kind, name: str) -> Iterator[Right]:
         yield from rights(kind.resource, "get", "update", name=name)
         return
     yield from rights(kind.resource, "get", name=name)
-    yield from rights(kind.resource, "get", "update", sub="scale", name=name)
+    yield from rights(kind.resource, "update", sub="scale", name=name)
