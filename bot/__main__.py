@@ -14,7 +14,6 @@ from bot.errors import BackoutError, ConfigError, UsageError
 from bot.settings import Settings
 
 _SEVERITIES = ("critical", "high", "medium", "low")
-_NOT_BUILT = ("stamp",)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -42,11 +41,17 @@ def parser() -> argparse.ArgumentParser:
     planned = verb("plan", "say what a rollback would do; changes nothing")
     begun = verb("run", "ask for a rollback and watch it", as_=True)
     again = verb("reapply", "ask to go forward again and put back what was archived, and watch it", as_=True)
+    stamped = verb("stamp", "ask to write down where the database stands, running no script, and watch it", as_=True)
     stays = "stays applied, everything above it is undone: an id, a prefix, -N or base"
-    for one, rev in ((planned, stays), (begun, stays), (again, "where to go forward to: an id, a prefix or head")):
+    for one, rev in (
+        (planned, stays),
+        (begun, stays),
+        (again, "where to go forward to: an id, a prefix or head"),
+        (stamped, "where it stands: an id, a prefix, head or base"),
+    ):
         one.add_argument("target", metavar="TARGET")
         one.add_argument("rev", metavar="REV", help=rev)
-    for one in (begun, again, *_copies(verb)):
+    for one in (begun, again, stamped, *_copies(verb)):
         one.add_argument("--reason", required=True)
         one.add_argument("--sev", required=True, choices=_SEVERITIES)
         one.add_argument("--no-wait", action="store_true", help="return once it is recorded")
@@ -64,11 +69,6 @@ def parser() -> argparse.ArgumentParser:
     verb("report", "print the post-mortem", run=True)
     verb("history", "list runs of a target", target=True)
     verb("backups", "list backups and archives of a target", target=True)
-    for name in _NOT_BUILT:
-        later = verbs.add_parser(name, help="not built yet", description="Not built yet.")
-        later.add_argument("words", nargs="*")
-        for clause in ("--as", "--reason", "--sev"):
-            later.add_argument(clause, help=argparse.SUPPRESS)
     verbs.add_parser("help", help="show this page", description="Show the list of commands.")
     schema = verbs.add_parser("config", help="about backout.yml", description="About backout.yml.")
     schema.add_subparsers(dest="about", required=True).add_parser("schema", help="print its JSON Schema, with every default")
@@ -111,8 +111,6 @@ def _parse(argv: list[str]) -> argparse.Namespace:
 
 
 def _dispatch(args: argparse.Namespace) -> int:
-    if args.command in _NOT_BUILT:
-        raise UsageError(f"{args.command} is not built yet")
     if args.command == "help":
         parser().print_help()
         return 0

@@ -113,6 +113,10 @@ async def pitr(shell: Shell, args: Namespace) -> int:
     return await _begin(shell, args, "pitr")
 
 
+async def stamp(shell: Shell, args: Namespace) -> int:
+    return await _begin(shell, args, "stamp")
+
+
 async def _begin(shell: Shell, args: Namespace, strategy: Strategy) -> int:
     by = shell.who(args)
     target = shell.config.targets.get(args.target)
@@ -253,7 +257,7 @@ async def _reported(shell: Shell, run_id: str) -> bool:
 
 
 COMMANDS: dict[str, Command] = {
-    "plan": plan, "check": check, "run": run, "reapply": reapply, "restore": restore, "tables": tables, "pitr": pitr,
+    "plan": plan, "check": check, "run": run, "reapply": reapply, "restore": restore, "tables": tables, "pitr": pitr, "stamp": stamp,
     "approve": approve, "withdraw": withdraw, "reject": reject, "decide": decide, "abort": abort,
     "note": note, "status": status, "report": report, "history": history, "backups": backups,
 }  # fmt: skip

@@ -155,6 +155,8 @@ class World:
     instant_tried: Callable[[World], Awaitable[Rehearsal]]
     #: tables that are to come back, merged on a copy
     tables_tried: Callable[[World], Awaitable[Rehearsal]]
+    #: the revision that is to be written down, built from nothing and compared with what is there
+    stamp_tried: Callable[[World], Awaitable[Rehearsal]]
     changed: Callable[[], Awaitable[None]]
     rehearsing: bool = False
     leaving: bool = False
@@ -175,7 +177,7 @@ class World:
         mine = last is not None and last.attempt == self.attempt and last.state is AttemptState.INTENDED
         if self.rehearsing:
             return mine and run.state is State.REHEARSING
-        if self.target.platform.stops:
+        if any(planned.name == "stop_writers" for planned in self.plan.steps):
             await self.target.platform.prove_stopped(self)  # in the same second as the destruction (databases.md F8)
         return mine and run.digest == self.plan.digest()
 

@@ -238,12 +238,14 @@ class Scratches(Protocol):
 
 
 class MigrationTool(Protocol):
-    """How a schema goes back. Reads in the application's own environment; changes nothing but in `downgrade`."""
+    """How a schema goes back. Reads in the application's own environment; `read` changes nothing."""
 
     kind: str
 
-    async def read(self) -> History:
-        """History and current revision. Raises Refusal (tool_missing, broken_history, wrong_database, version_table_missing, ...)."""
+    async def read(self, *, unmarked: bool = False) -> History:
+        """History and current revision; `unmarked`: a database without a version table stands nowhere, which is no error.
+
+        Raises Refusal (tool_missing, broken_history, wrong_database, version_table_missing, ...)."""
 
     async def upgrade(self, to: str, work: Work, *, from_: tuple[str, ...], scripts: Mapping[str, str] | None) -> Mapping[str, Any]:
         """Forward to an absolute revision; `scripts` are the planned hashes, None: whatever lies there. Facts and errors as `downgrade`."""
@@ -252,6 +254,9 @@ class MigrationTool(Protocol):
         """To an absolute revision, on a connection that was proven and fenced. Returns facts: statements, transactions, output, seconds.
 
         Raises StepFailed (the tool said no; nothing is known to have changed), OutcomeUnknown (the connection or the tool was lost)."""
+
+    async def stamp(self, to: str, work: Work) -> Mapping[str, Any]:
+        """Write down that the database stands at an absolute revision, from whatever was written there; no script runs. As `downgrade`."""
 
 
 class Web(Protocol):

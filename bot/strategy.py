@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 #: steps that are done to a copy before anybody is asked
-ON_A_COPY = frozenset({"back_up", "rehearse", "try_copy", "recover", "try_tables"})
+ON_A_COPY = frozenset({"back_up", "rehearse", "try_copy", "recover", "try_tables", "try_stamp"})
 
 Strategy = Literal["downgrade", "reapply", "restore", "tables", "pitr", "stamp"]
 
@@ -33,5 +33,5 @@ WAYS: Mapping[Strategy, Way] = {
     "restore": Way("swap", "restore", "gone with it, newest first", "restored", swaps=True),
     "pitr": Way("swap", "recovery", "gone with it, newest first", "recovered", swaps=True),
     "tables": Way("merge_tables", "merge of tables", "", "tables brought back"),
-    "stamp": Way("stamp", "stamp", "marked, newest first", "stamped"),
+    "stamp": Way("stamp", "stamp", "passed over, newest first", "stamped"),
 }

@@ -97,7 +97,7 @@ def _showed(view: View) -> list[Block]:
         return []
     if view.run.plan and not view.run.plan.way.by_tool:
         shown = copies.showed(view.run.plan)
-        return [section("*What the copy holds*\n" + listing(shown, ROOM))] if shown else []
+        return [section(f"*{copies.HEADS.get(view.run.plan.strategy, 'What the copy holds')}*\n" + listing(shown, ROOM))] if shown else []
     schema, forward = words.expected(tried, _said), words.forward(tried, _said)
     good = tried.expected == "same" and tried.forward == "works"
     found = [*([f"{schema} {forward}"] if good else [schema, forward]), *map(_said, tried.put_back)]
@@ -257,7 +257,7 @@ _ENDED = (_steps, _seats, _asking, _what)
 
 _APPROVE = {
     "reapply": "Approve going forward again?", "restore": "Approve this restore?", "pitr": "Approve going back in time?",
-    "tables": "Approve bringing these rows back?",
+    "tables": "Approve bringing these rows back?", "stamp": "Approve this stamp?",
 }  # fmt: skip
 _STYLES = {"Approve": "primary", "Reject": "danger", "Restore": "danger"}
 

@@ -1,4 +1,4 @@
-"""Words for plans that bring a copy back: a backup, an instant, tables out of a backup. Shared by the card, the thread and the private answers."""
+"""Words for plans that bring a copy back (a backup, an instant, tables) or write a revision down: for card, thread and private answers."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from bot.model import Plan
 from bot.words import destroyed, many, span, worst_first
 from handlers.text import code, safe
 
+#: what stands above the findings, where it isn't what a copy holds
+HEADS = {"stamp": "Where the schema differs"}
 _TOLD = 2  # losses in a sentence
 
 
@@ -16,6 +18,8 @@ def undoing(plan: Plan) -> str:
     if plan.strategy == "tables":
         tables = ", ".join(code(each, 80) for each in plan.tables_back[:4])
         return f"bring rows of {tables} back into {where} from {_copy(plan)}"
+    if plan.strategy == "stamp":
+        return f"write down that {where} stands at {code(plan.to, 40)}, not at {code(plan.from_, 40)}"
     if plan.point:
         return f"take {where} back to {safe(plan.point, 40)}"
     return f"put {_copy(plan)} in the place of {where}, back to {code(plan.to, 40)}"
@@ -29,6 +33,8 @@ def losses(plan: Plan) -> str:
     """What the live database would not have any more. It is kept, so nothing of it is destroyed."""
     if plan.strategy == "tables":
         return "Rows are added, and none is deleted or changed."
+    if plan.strategy == "stamp":
+        return "No script runs, and no data is touched. *The next deploy believes it.*"
     kept = "The database as it is now is kept beside it."
     if not plan.loss:
         return f"{'Nothing would be missing.' if plan.rehearsal and plan.rehearsal.done else 'What would be missing is not known.'} {kept}"
@@ -48,7 +54,14 @@ def tried(plan: Plan, at: str) -> str:
     found = plan.rehearsal
     if found is None or not found.done:
         why = safe(found.why, 300).rstrip(".") if found and found.why else "nobody knows why"
+        if plan.strategy == "stamp":
+            return f"*Not compared with that revision:* {why}."
         return f"*The copy was not looked at:* {why}."
+    if plan.strategy == "stamp":
+        to = code(plan.to, 40)
+        if found.expected == "same":
+            return f"The schema is the one that {to} builds from nothing{at}."
+        return f"*The schema is NOT the one that {to} builds from nothing*{at}."
     took = f", restored in {span(found.seconds['restore'])}" if "restore" in found.seconds else ""
     took = f", recovered in {span(found.seconds['recover'])}" if "recover" in found.seconds else took
     big = f", {size(found.size)}" if found.size else ""
@@ -65,6 +78,8 @@ def showed(plan: Plan) -> list[str]:
 def expected(plan: Plan) -> str:
     if plan.expected_seconds is not None:
         return f"Expected time: about {span(plan.expected_seconds)}, the median of earlier runs."
+    if plan.strategy == "stamp":
+        return "Expected time: seconds."
     took = plan.rehearsal.seconds.get("restore") if plan.rehearsal else None
     if took is not None:
         return f"Expected time: restoring took {span(took)} elsewhere; nobody is stopped before it is there. The swap itself takes seconds."

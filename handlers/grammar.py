@@ -11,14 +11,13 @@ from bot.errors import UsageError
 from bot.model import Severity
 from bot.strategy import Strategy
 
-NOT_BUILT = frozenset({"stamp"})
 #: what makes a run; "rollback" is no verb: it is meant when none is written
-REQUESTS = frozenset({"rollback", "reapply", "restore", "tables", "pitr"})
+REQUESTS = frozenset({"rollback", "reapply", "restore", "tables", "pitr", "stamp"})
 #: what is asked for is not a revision, and may have several words
 _THINGS: Mapping[str, str] = {"tables": "T[,T] from BACKUP", "pitr": "TIME"}
 _ON_RUNS = frozenset({"status", "abort", "report"})
 _ON_TARGETS = frozenset({"history", "backups", "check"})
-VERBS = frozenset({"plan", "note", "help"}) | (REQUESTS - {"rollback"}) | _ON_RUNS | _ON_TARGETS | NOT_BUILT
+VERBS = frozenset({"plan", "note", "help"}) | (REQUESTS - {"rollback"}) | _ON_RUNS | _ON_TARGETS
 
 _QUOTES = ('""', "''", "“”", "‘’", "„“", "«»")
 _STEPS_BACK = re.compile(r"[-–—](\d+)")
@@ -34,7 +33,7 @@ class Command:
     reason: str | None = None
     severity: Severity | None = None
     run: str | None = None
-    #: all words behind the verb, for `note` and for verbs that are not built yet
+    #: all words behind the verb, for `note`
     text: str = ""
 
 

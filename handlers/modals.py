@@ -20,6 +20,7 @@ _ASKS = {
     "restore": ("Restore a backup", "Backup, or the beginning of its name", "shop-r7k2.dump"),
     "tables": ("Bring tables back", "Which tables, from which backup", "orders,items from shop-r7k2.dump"),
     "pitr": ("Back to an instant", "Day, time and zone", "2026-01-17 10:00:00 UTC"),
+    "stamp": ("Write a revision down", "Revision that the database stands at", "0004, head or base"),
 }
 
 

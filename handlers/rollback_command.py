@@ -83,9 +83,7 @@ class RollbackCommand:
 
     async def _obey(self, item: Item, sender: Sender, text: str) -> None:
         command = grammar.parse(unescape(text), self._targets, self._command)
-        if command.verb in grammar.NOT_BUILT:
-            await self._chat.tell(sender.asker, answers.not_built(command.verb))
-        elif command.verb in grammar.REQUESTS:
+        if command.verb in grammar.REQUESTS:
             await self._begin(item, sender, command)
         else:
             await self._chat.tell(sender.asker, await self._verbs[command.verb](sender, command))

@@ -13,7 +13,13 @@ from handlers.text import code, safe, when
 
 
 def _planning(view: View) -> str:
-    asks = {"reapply": "going forward again to", "restore": "restoring", "tables": "bringing back", "pitr": "going back in time to"}
+    asks = {
+        "reapply": "going forward again to",
+        "restore": "restoring",
+        "tables": "bringing back",
+        "pitr": "going back in time to",
+        "stamp": "marking it as",
+    }
     return f"*Finding out* what {asks.get(story.strategy(view.run), 'going back to')} {code(view.run.to, 80)} would do. Nothing is changed yet."
 
 

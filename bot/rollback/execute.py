@@ -17,7 +17,7 @@ from bot.durable import Evidence, Happened, OnCrash, PlanChanged, Step, TargetPa
 from bot.errors import BackoutError, FenceLost, JournalDown, OutcomeUnknown, Refusal, StepFailed, TransitionRefused
 from bot.model import Attempt, AttemptState, Plan, Run, State
 from bot.ports import Chat, Clock, Fence, Journal, Web
-from bot.rollback import copies, hold, plan_copies, rehearse, try_tables, verify
+from bot.rollback import copies, hold, plan_copies, rehearse, try_stamp, try_tables, verify
 from bot.steps import STEPS
 
 log = logging.getLogger(__name__)
@@ -325,6 +325,7 @@ class Executor:
             copy_tried=copies.copy_tried,
             instant_tried=copies.instant_tried,
             tables_tried=try_tables.tables_tried,
+            stamp_tried=try_stamp.stamp_tried,
             changed=changed,
             rehearsing=run.state is State.REHEARSING,
             leaving=run.ending is not None,

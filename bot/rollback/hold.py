@@ -40,6 +40,7 @@ def _of_copies(old: Plan, new: Plan) -> tuple[str, ...]:
     found = [
         *_database(old.identity, new.identity),
         *_if(old.from_ != new.from_, f"the database moved from {old.from_} to {new.from_}"),
+        *_if(old.way.move == "stamp" and old.to != new.to, f"the way leads to {new.to}, not to {old.to}"),
         *_if(which[0] != which[1], "the backup is not the one that was looked at"),
         *_if((old.tables_back, old.rule) != (new.tables_back, new.rule), "other rows would come back"),
         *_if([s.name for s in old.steps] != [s.name for s in new.steps], "other steps would be taken"),

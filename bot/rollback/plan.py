@@ -9,7 +9,7 @@ from bot.errors import ProgramFailed, Refusal, StepFailed
 from bot.evidence import Loss, Rehearsal
 from bot.model import History, Plan, PlanStep, Revision
 from bot.ports import Journal
-from bot.rollback import loss, options, pace, plan_copies, plan_tables, route, sample
+from bot.rollback import loss, options, pace, plan_copies, plan_stamp, plan_tables, route, sample
 from bot.strategy import Strategy
 from bot.words import many
 
@@ -201,4 +201,5 @@ _MAKERS: Mapping[Strategy, Callable[[TargetParts, str, Journal, str], Awaitable[
     "restore": plan_copies.restore,
     "pitr": plan_copies.pitr,
     "tables": plan_tables.tables,
+    "stamp": plan_stamp.stamp,
 }

@@ -90,6 +90,11 @@ def _really(run: Run, plan: Plan) -> float | None:
 def _took(plan: Plan, tried: Rehearsal, at: dt.datetime | None, really: float | None) -> Iterator[str]:
     what = plan.way.noun
     when = f" at {utc(at)} UTC" if at else ""
+    if plan.strategy == "stamp":
+        same = "is the one" if tried.expected == "same" else "is NOT the one"
+        yield f"The schema {same} that {plain(plan.to)} builds from nothing, compared{when} on {plain(tried.server)}."
+        yield from ("", *(f"- {plain(each)}" for each in tried.findings))
+        return
     if not plan.way.by_tool:
         yield f"What comes back was looked at{when} on {plain(tried.server or 'a copy')}:"
         yield ""

@@ -26,7 +26,7 @@ def route(rev: str, history: History, *, command: str = "/rollback") -> tuple[st
         raise Refusal(
             "broken_history", "A migration script has the id base, which is also the word for undoing everything.", "Give that revision another id."
         )  # fmt: skip
-    current = _current(history, scripts, rev)
+    current = _current(history, scripts, command)
     applied = _ancestors(current, scripts)
     to = _resolve(rev, current, applied, history, scripts, command)
     undone = _undone(to, applied, scripts)
@@ -39,14 +39,9 @@ def route(rev: str, history: History, *, command: str = "/rollback") -> tuple[st
 def forward(rev: str, history: History, *, command: str = "/rollback") -> tuple[str, str, tuple[Revision, ...]]:
     """(from, to, applied oldest first), all absolute; from may be 'base', REV also 'head'. Raises Refusal."""
     scripts = {one.revision: one for one in history.revisions}
-    current = _current(history, scripts, rev) if history.current else BASE
+    current = _current(history, scripts, command) if history.current else BASE
     applied = _ancestors(current, scripts)
-    if rev.casefold() == "head" and rev not in scripts:
-        if len(history.heads) != 1:
-            raise Refusal("several_heads", f"The scripts have several heads: {', '.join(sorted(history.heads))}.", "Name the revision to go to.")
-        to = history.heads[0]
-    else:
-        to = _named(rev, history)
+    to = _head(history) if _is_head(rev, scripts) else _named(rev, history)
     if to in applied:
         raise Refusal(
             "not_ahead", f"{shown(to)} is applied already: the database stands at {current}.", f"To go back, write {command} {shown(to)}."
@@ -59,11 +54,39 @@ def forward(rev: str, history: History, *, command: str = "/rollback") -> tuple[
     return current, to, tuple(scripts[one] for one in reversed(_newest_first(wanted - applied, scripts)))
 
 
-def _current(history: History, scripts: Mapping[str, Revision], rev: str) -> str:
+def marked(rev: str, history: History) -> tuple[str, str, tuple[Revision, ...]]:
+    """(from, to, what lies between them, newest first); each may be 'base', REV also 'head'. The database may stand at a revision that no script has.
+
+    Raises Refusal.
+    """
+    scripts = {one.revision: one for one in history.revisions}
+    if len(history.current) > 1:
+        raise Refusal(
+            "several_heads", f"The database stands at several heads: {', '.join(sorted(history.current))}. A stamp would forget all but one.",
+            "Merge the heads with the tool itself.",
+        )  # fmt: skip
+    from_ = history.current[0] if history.current else BASE
+    to = rev.casefold() if rev.casefold() == BASE and rev not in scripts else _head(history) if _is_head(rev, scripts) else _named(rev, history)
+    if to == from_:
+        raise Refusal("already_stamped", f"{history.version_table} says already that the database stands at {shown(to)}.", "There is nothing to do.")
+    return from_, to, tuple(scripts[one] for one in _newest_first(_ancestors(from_, scripts) ^ _ancestors(to, scripts), scripts))
+
+
+def _is_head(rev: str, scripts: Mapping[str, Revision]) -> bool:
+    return rev.casefold() == "head" and rev not in scripts
+
+
+def _head(history: History) -> str:
+    if len(history.heads) != 1:
+        raise Refusal("several_heads", f"The scripts have several heads: {', '.join(sorted(history.heads))}.", "Name the revision to go to.")
+    return history.heads[0]
+
+
+def _current(history: History, scripts: Mapping[str, Revision], command: str) -> str:
     if not history.current:
         raise Refusal(
             "version_table_empty", f"{history.version_table} is there but empty: no migration is applied here, or the table was emptied.",
-            "If the schema is there, stamp the database with its revision first, in the tool's own way.",
+            f"If the schema is there, write its revision down first: {command} stamp REV.",
         )  # fmt: skip
     if len(history.current) > 1:
         raise Refusal(

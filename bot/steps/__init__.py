@@ -15,10 +15,11 @@ from bot.steps.rehearse import rehearse
 from bot.steps.restore_beside import restore_beside
 from bot.steps.restore_point import restore_point
 from bot.steps.roll_back_application import roll_back_application
+from bot.steps.stamp import stamp
 from bot.steps.start_writers import start_writers
 from bot.steps.stop_writers import stop_writers
 from bot.steps.swap import swap
-from bot.steps.try_copy import recover, try_copy, try_tables
+from bot.steps.try_copy import recover, try_copy, try_stamp, try_tables
 from bot.steps.upgrade import upgrade
 from bot.steps.verify import verify
 from bot.steps.watch import watch
@@ -26,8 +27,8 @@ from bot.steps.watch import watch
 STEPS: dict[str, Step] = {
     step.name: step
     for step in (
-        back_up, rehearse, try_copy, recover, try_tables, check_preconditions, stop_writers, restore_point, restore_beside, swap,
-        merge_tables, archive,
+        back_up, rehearse, try_copy, recover, try_tables, try_stamp, check_preconditions, stop_writers, restore_point, restore_beside, swap,
+        merge_tables, stamp, archive,
         downgrade, reconcile, upgrade, put_back, verify,
         roll_back_application, start_writers, look_at_health, watch,
     )

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from bot.durable import Evidence, Happened, Probed, World
-from bot.errors import StepFailed
+from bot.errors import Refusal, StepFailed
 from bot.evidence import Snapshot
 from bot.model import Attempt
 
@@ -20,7 +20,7 @@ _BIG = 5000  # objects of a catalog that are still kept in the journal one by on
 async def did_it_happen(world: World, former: Attempt) -> Probed:
     """The executor has ended every backend of the former attempt and seen it gone. Revision and catalog fingerprint then tell, or a person must."""
     plan, facts = world.plan, former.facts
-    stands = await world.target.database.heads(*plan.version)
+    stands = await _stands(world)
     seen: dict[str, Any] = {"revision": ", ".join(stands) or "base"}
     if "backend" not in facts and stands == heads(plan.from_):
         return Probed(Happened.NO, "the tool had not been told to begin", seen)
@@ -38,7 +38,7 @@ async def did_it_happen(world: World, former: Attempt) -> Probed:
 async def move(world: World, work: Callable[[], Awaitable[Mapping[str, Any]]]) -> Evidence:
     """`work` is the tool's. Raises StepFailed, OutcomeUnknown."""
     plan, database = world.plan, world.target.database
-    stands = await database.heads(*plan.version)
+    stands = await _stands(world)
     if stands == heads(plan.to) and world.former:
         return Evidence(f"the database already stands at {plan.to}; nothing was executed", dict(world.former[0].facts))
     if stands != heads(plan.from_):
@@ -50,6 +50,16 @@ async def move(world: World, work: Callable[[], Awaitable[Mapping[str, Any]]]) -
         raise StepFailed(f"the tool reported success, but the database stands at {', '.join(stands) or 'base'}, not at {plan.to}", dict(facts))
     statements = facts.get("statements_total", 0)
     return Evidence(f"{plan.from_} -> {plan.to}, {statements} statement{'' if statements == 1 else 's'}", facts)
+
+
+async def _stands(world: World) -> tuple[str, ...]:
+    """A database without a version table stands at base, where that was planned."""
+    try:
+        return await world.target.database.heads(*world.plan.version)
+    except Refusal as refusal:
+        if refusal.code != "version_table_missing" or world.plan.from_ != "base":
+            raise
+        return ()
 
 
 async def stock(world: World) -> dict[str, Any]:

@@ -24,6 +24,11 @@ async def try_tables(world: World) -> Evidence:
     return _told(await world.tables_tried(world))
 
 
+@step(on_crash=OnCrash.RERUN, timeout=dt.timedelta(hours=1), destructive=False, says="build that revision from nothing, and compare")
+async def try_stamp(world: World) -> Evidence:
+    return _told(await world.stamp_tried(world))
+
+
 def _told(found: Rehearsal) -> Evidence:
     told = f"looked at on {found.server}" if found.done else f"not tried: {found.why}"
     return Evidence(told, {"rehearsal": found.model_dump(mode="json")})

@@ -45,9 +45,9 @@ class AlembicTool:
         self.settings = settings
         self._helper = HelperProgram(settings, runner, database, inherited=inherited, extra=extra)
 
-    async def read(self) -> History:
+    async def read(self, *, unmarked: bool = False) -> History:
         """Changes nothing: env.py runs in a read-only session. Raises Refusal, as alembic_reading.read lists."""
-        return await read(self._helper)
+        return await read(self._helper, unmarked=unmarked)
 
     async def downgrade(self, to: str, work: Work) -> Mapping[str, Any]:
         """Exactly the plan's revisions, with the planned scripts.
@@ -63,3 +63,8 @@ class AlembicTool:
     async def upgrade(self, to: str, work: Work, *, from_: tuple[str, ...], scripts: Mapping[str, str] | None) -> Mapping[str, Any]:
         """From the heads `from_` (none: an empty database) with exactly `scripts`; None: whatever lies there. Facts and errors as `downgrade`."""
         return await Move(self._helper, Order("upgrade", to, from_, scripts), work).carry_out()
+
+    async def stamp(self, to: str, work: Work) -> Mapping[str, Any]:
+        """By alembic's own stamp. Facts and errors as `downgrade`."""
+        from_ = work.plan.from_
+        return await Move(self._helper, Order("stamp", to, () if from_ == "base" else (from_,), {}), work).carry_out()

@@ -77,7 +77,8 @@ class Move:
             return ""
         if plan.one_transaction and not ready["one_transaction"]:
             return f"env.py would not use one transaction for the whole {self._order.op} any more, as it did when the plan was made."
-        if (ready["table"], ready["found_schema"]) != (plan.version_table, plan.version_table_schema or ready["found_schema"]):
+        found = ready["found_schema"] or (plan.version_table_schema if self._order.op == "stamp" else None)
+        if (ready["table"], found) != (plan.version_table, plan.version_table_schema or found):
             return "env.py uses another version table than when the plan was made."
         return ""
 

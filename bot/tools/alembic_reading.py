@@ -20,7 +20,7 @@ from bot.tools.trace import Trace, one_line
 _READ_ONLY = "25006"
 
 
-async def read(helper: HelperProgram) -> History:
+async def read(helper: HelperProgram, *, unmarked: bool = False) -> History:
     """Raises Refusal: tool_missing, broken_history, wrong_database, version_table_missing, external_transaction, several_version_tables,
     tool_failed, tool_timeout.
     """
@@ -53,10 +53,10 @@ async def read(helper: HelperProgram) -> History:
                 f"The migration tool can't be started: {error}. So neither the history nor the revision can be read.",
                 "Set tool.directory and tool.python to where the application's own environment is.",
             ) from error
-    return await _history(helper, frames, trace)
+    return await _history(helper, frames, trace, unmarked=unmarked)
 
 
-async def _history(helper: HelperProgram, frames: list[Frame], trace: Trace) -> History:
+async def _history(helper: HelperProgram, frames: list[Frame], trace: Trace, *, unmarked: bool) -> History:
     graph = next((frame for frame in frames if frame["k"] == "graph"), None)
     current = [frame for frame in frames if frame["k"] == "current"]
     refused = [frame["sql"] for frame in frames if frame["k"] == "error" and frame["sqlstate"] == _READ_ONLY]
@@ -69,7 +69,7 @@ async def _history(helper: HelperProgram, frames: list[Frame], trace: Trace) -> 
         raise refusal({"why": "again"}, helper.clean)
     if current and current[0]["external"]:
         raise refusal({"why": "external_transaction"}, helper.clean)
-    stands = await _stands(helper.database, current[0]) if current else await _stands_by_ourselves(helper.database, graph)
+    stands = await _stands(helper.database, current[0], unmarked=unmarked) if current else await _stands_by_ourselves(helper.database, graph)
     return History(
         revisions=tuple(_revision(frame) for frame in frames if frame["k"] == "revision"),
         heads=tuple(graph["heads"]),
@@ -79,11 +79,16 @@ async def _history(helper: HelperProgram, frames: list[Frame], trace: Trace) -> 
     )
 
 
-async def _stands(database: Database, current: Frame) -> dict[str, Any]:
+async def _stands(database: Database, current: Frame, *, unmarked: bool) -> dict[str, Any]:
     """As the tool's own session saw it."""
     table, schema = current["table"], current["schema"]
     if current["found_schema"] is None:
-        await database.heads(table, schema)
+        try:
+            await database.heads(table, schema)
+        except Refusal as refusal:
+            if not unmarked or refusal.code != "version_table_missing":
+                raise
+            return {"current": (), "version_table": table, "version_table_schema": schema, "one_transaction": current["one_transaction"]}
         raise Refusal(
             "version_table_missing",
             f"The table {table} exists, but the tool's own session does not find it on its search_path.",

@@ -25,7 +25,7 @@ from bot.tools.files import read_files
 from bot.tools.prisma_diff import Differ
 from bot.tools.prisma_line import Line, drawn
 from bot.tools.prisma_rows import LOCK, TABLE, Row, Rows
-from bot.tools.sql_history import Migration, as_planned, before_anything, between, cut, told
+from bot.tools.sql_history import Migration, as_planned, before_anything, between, cut, told, unless_missing
 from bot.tools.sql_moving import Mover, Order, Script, Versions
 from bot.tools.sql_session import NotThatSession
 from bot.tools.watched import Op
@@ -69,12 +69,14 @@ class PrismaTool:
         self._env, self._copy = dict(inherited), bool(extra)
         self._rows = Rows(settings.version_schema)
 
-    async def read(self) -> History:
+    async def read(self, *, unmarked: bool = False) -> History:
         """Raises Refusal: tool_missing, tool_timeout, broken_history, version_table_missing."""
-        line = await self._line(await self._recorded())
+        with unless_missing(allowed=unmarked) as found:
+            found.extend(await self._database.heads(TABLE, self._rows.schema, self._rows.stands))
+        line = await self._line(await self._recorded(perhaps=unmarked))
         return History(
             revisions=told(line.migrations), heads=tuple(one.revision for one in line.migrations[-1:]),
-            bases=tuple(one.revision for one in line.migrations[:1]), current=await self._database.heads(TABLE, self._rows.schema, self._rows.stands),
+            bases=tuple(one.revision for one in line.migrations[:1]), current=tuple(found),
             version_table=TABLE, version_table_schema=self._rows.schema, version_query=self._rows.stands, one_transaction=True,
             remarks=(*line.remarks, self._afterwards()),
         )  # fmt: skip
@@ -112,6 +114,19 @@ class PrismaTool:
                 Script(one.revision, one.up.path, cut(one.up, one.revision), self._rows.applied(one.revision, one.up.text)) for one in found if one.up
             )
         return await self._move("upgrade", to, from_, pieces, work)
+
+    async def stamp(self, to: str, work: Work) -> Mapping[str, Any]:
+        """As `prisma migrate resolve` for each: applied up to there, rolled back above it."""
+        with before_anything():
+            recorded = await self._recorded(perhaps=True)
+            applied = between((await self._line(recorded, complete=False)).migrations, "base", to)
+        names = {one.revision for one in applied}
+        live = [row for row in recorded if not row.rolled_back]
+        above = dict.fromkeys(row.name for row in live if row.failed or row.name not in names)
+        marks = [self._rows.rolled_back(name) for name in above]
+        marks += [text for one in applied for text in self._rows.applied(one.revision, one.up.text if one.up else "")]
+        script = Script(to, TABLE, (), tuple(marks))
+        return await self._move("stamp", to, () if work.plan.from_ == "base" else (work.plan.from_,), (script,), work)
 
     async def _move(self, op: Op, to: str, from_: tuple[str, ...], scripts: tuple[Script, ...], work: Work) -> Mapping[str, Any]:
         versions = Versions(TABLE, self._rows.schema, self._rows.stands)

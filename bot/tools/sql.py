@@ -20,7 +20,7 @@ from bot.ports import Database
 from bot.running import Runner
 from bot.tools.bounds import Bounds
 from bot.tools.files import read_files
-from bot.tools.sql_history import Migration, Way, as_planned, before_anything, between, cut, identifier, literal, told
+from bot.tools.sql_history import Migration, Way, as_planned, before_anything, between, cut, identifier, literal, told, unless_missing
 from bot.tools.sql_moving import Mover, Order, Script, Versions
 from bot.tools.watched import Op
 
@@ -67,15 +67,17 @@ class SqlTool:
         self.settings, self._runner, self._database = settings, runner, database
         self._env, self._copy = dict(inherited), bool(extra)
 
-    async def read(self) -> History:
-        """Raises Refusal: tool_missing, tool_timeout, broken_history, version_table_missing."""
+    async def read(self, *, unmarked: bool = False) -> History:
+        """Raises Refusal: tool_missing, tool_timeout, broken_history, version_table_missing. A gap in the rows is no error where `unmarked`."""
         line = await self._line()
         settings = self.settings
-        current = await self._database.heads(settings.version_table, settings.version_schema, self._query)
-        if settings.rows == "each":
+        with unless_missing(allowed=unmarked) as found:
+            found.extend(await self._database.heads(settings.version_table, settings.version_schema, self._query))
+        if settings.rows == "each" and not unmarked:
             await self._no_gaps(line)
         return History(
-            revisions=told(line), heads=tuple(one.revision for one in line[-1:]), bases=tuple(one.revision for one in line[:1]), current=current,
+            revisions=told(line), heads=tuple(one.revision for one in line[-1:]), bases=tuple(one.revision for one in line[:1]),
+            current=tuple(found),
             version_table=settings.version_table, version_table_schema=settings.version_schema, version_query=self._query, one_transaction=True,
         )  # fmt: skip
 
@@ -87,6 +89,25 @@ class SqlTool:
 
     async def upgrade(self, to: str, work: Work, *, from_: tuple[str, ...], scripts: Mapping[str, str] | None) -> Mapping[str, Any]:
         return await self._move("upgrade", to, from_, scripts, work)
+
+    async def stamp(self, to: str, work: Work) -> Mapping[str, Any]:
+        """The rows of the version table, as if everything up to there had run."""
+        with before_anything():
+            line = await self._line()
+            applied = between(line, "base", to)
+        made = f"CREATE TABLE IF NOT EXISTS {self._place} ({self._column} text PRIMARY KEY)"
+        script = Script(to, self.settings.version_table, (), (made, *self._only(applied)))
+        from_ = () if work.plan.from_ == "base" else (work.plan.from_,)
+        versions = Versions(self.settings.version_table, self.settings.version_schema, self._query)
+        order = Order("stamp", () if to == "base" else (to,), from_, (script,), versions)
+        return await Mover(order, self.settings, self._database, work).carry_out()
+
+    def _only(self, applied: Sequence[Migration]) -> tuple[str, ...]:
+        if self.settings.rows == "one":
+            return self._with(applied[-1]) if applied else (f"DELETE FROM {self._place}",)  # noqa: S608  quoted
+        listed = ", ".join(literal(one.revision) for one in applied)
+        others = f" WHERE {self._column}::text NOT IN ({listed})" if applied else ""
+        return (f"DELETE FROM {self._place}{others}", *(each for one in applied for each in self._with(one)))  # noqa: S608  quoted
 
     async def _move(self, op: Op, to: str, from_: tuple[str, ...], planned: Mapping[str, str] | None, work: Work) -> Mapping[str, Any]:
         with before_anything():

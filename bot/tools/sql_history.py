@@ -118,6 +118,16 @@ def before_anything() -> Iterator[None]:
         raise StepFailed(f"{why.message} Nothing was executed. {why.next}") from why
 
 
+@contextmanager
+def unless_missing(*, allowed: bool) -> Iterator[list[str]]:
+    """To be filled with where the database stands: nowhere, where it has no version table and that is `allowed`."""
+    try:
+        yield []
+    except Refusal as refusal:
+        if not allowed or refusal.code != "version_table_missing":
+            raise
+
+
 def literal(value: str) -> str:
     """A text as SQL, whatever standard_conforming_strings says."""
     quoted = "'" + value.replace("'", "''") + "'"

@@ -17,7 +17,7 @@ from bot.process import redact
 from bot.tools.bounds import Bounds, spelled
 from bot.tools.trace import Trace
 
-Op = Literal["downgrade", "upgrade"]
+Op = Literal["downgrade", "upgrade", "stamp"]
 LOCK_TIMEOUT = "55P03"  #: sqlstate
 
 

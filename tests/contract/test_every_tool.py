@@ -76,6 +76,11 @@ class Place:
         doing = Doing(await self.plan(to), rehearsing=rehearsing)
         return dict(await self.tool(copy=rehearsing, **settings).downgrade(self.revision(to), doing))
 
+    async def stamp(self, from_: int, to: int) -> dict[str, Any]:
+        history = await self.tool().read(unmarked=True)
+        plan = made(history, self.revision(from_), self.revision(to), strategy="stamp", undone=(), one_transaction=True)
+        return dict(await self.tool().stamp(self.revision(to), Doing(plan)))
+
     async def stands(self) -> str:
         """By the query that every step reads it with."""
         history = await self.tool().read()
@@ -120,6 +125,43 @@ def place(kit: Kit, server: Connect, make_database: MakeDatabase, tmp_path: Path
 @pytest.fixture
 def empty(kit: Kit, server: Connect, make_database: MakeDatabase, tmp_path: Path) -> Place:
     return Place(kit, make_database("empty"), server, tmp_path / "project")
+
+
+# ------------------------------------------------------------------ writing down where it stands
+
+
+@pytest.mark.parametrize("to", [3, 0])
+async def test_a_stamp_says_where_it_stands_and_touches_nothing_else(place: Place, to: int) -> None:
+    place.project()
+    facts = await place.stamp(5, to)
+    assert facts.keys() >= FACTS
+    assert (await place.stands(), place.columns()) == (place.revision(to), COLUMNS[5])
+
+
+async def test_a_stamp_goes_forward_too_and_then_a_downgrade_believes_it(place: Place) -> None:
+    place.project()
+    await place.stamp(5, 2)
+    await place.stamp(2, 5)
+    assert await place.stands() == place.revision(5)
+    await place.downgrade(4)
+    assert (await place.stands(), place.columns()) == (place.revision(4), COLUMNS[4])
+
+
+async def test_a_database_that_lost_its_version_table_gets_one(empty: Place) -> None:
+    empty.project()
+    with pytest.raises(Refusal) as refused:
+        await empty.tool().read()
+    assert refused.value.code == "version_table_missing"
+    assert (await empty.tool().read(unmarked=True)).current == ()
+    await empty.stamp(0, 4)
+    assert await empty.stands() == empty.revision(4)
+
+
+async def test_a_stamp_from_where_the_database_does_not_stand_writes_nothing(place: Place) -> None:
+    place.project()
+    with pytest.raises(StepFailed, match="Nothing was executed"):
+        await place.stamp(4, 3)
+    await place.untouched()
 
 
 # ------------------------------------------------------------------ reading

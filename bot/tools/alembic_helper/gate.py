@@ -31,11 +31,12 @@ def gate(context: Any, run: Callable[[], None]) -> None:
     heads = context.get_current_heads()
     if sorted(heads) != sorted(REQUEST["from"]):
         refuse("moved", found=sorted(heads))
-    steps = list(context._migrations_fn(heads, context))
+    steps = marks(context, heads) if REQUEST["op"] == "stamp" else list(context._migrations_fn(heads, context))
     found = shape(context, dbapi, steps)
     if found["external"]:
         refuse("external_transaction")
-    check_scripts(steps)
+    if REQUEST["op"] != "stamp":
+        check_scripts(steps)
     if REQUEST["measure"]:
         remember_names(dbapi, found["found_schema"], context.version_table)
     emit("ready", backend=NOW.proven[id(dbapi)][1], **found)
@@ -50,10 +51,18 @@ def gate(context: Any, run: Callable[[], None]) -> None:
 def told(steps: list[Any]) -> Iterator[Any]:
     NOW.working = True
     for step in steps:
-        NOW.revision = step.revision.revision
+        NOW.revision = step.revision.revision if REQUEST["op"] != "stamp" else None
         yield step
-        emit("through", revision=NOW.revision)
+        emit("through", revision=NOW.revision or REQUEST["to"])
     NOW.revision = None
+
+
+def marks(context: Any, heads: Any) -> list[Any]:
+    """What a stamp writes. From a revision that no script has, alembic knows no way: then the table is emptied first."""
+    script = context.opts["script"]
+    known = {one.revision for one in script.walk_revisions()}
+    context.purge = not known.issuperset(heads)
+    return list(context._migrations_fn(() if context.purge else heads, context))
 
 
 def check_scripts(steps: list[Any]) -> None:
