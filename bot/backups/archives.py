@@ -25,7 +25,7 @@ from bot.evidence import BackupFile
 from bot.keeping import ArchiveSink, ArchiveSource, Store, Writing
 
 FORMAT = "archive"
-_BLOCK = 1 << 20  # bytes, uncompressed
+_BLOCK = 1 << 19  # bytes, uncompressed
 _LEVEL = 1
 _SKIPPABLE = struct.Struct("<II")
 _MAGIC = 0x184D2A5B  # of a skippable frame; zstd leaves the last digit to us

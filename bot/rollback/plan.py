@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 
 from bot.durable import TargetParts
@@ -56,11 +57,17 @@ async def _reapply(target: TargetParts, rev: str, journal: Journal, command: str
 
 
 async def _looked(target: TargetParts) -> History:
-    await target.database.examine()
-    for refusal in (*await target.platform.ready(), *await target.runner.ready()):
-        if not refusal.warning:
-            raise refusal
-    return await target.tool.read()
+    """The tool takes the longest to say where it stands, so it is asked meanwhile; what stands in the way is said first all the same."""
+    reading = asyncio.ensure_future(target.tool.read())
+    try:
+        await target.database.examine()
+        for refusal in (*await target.platform.ready(), *await target.runner.ready()):
+            if not refusal.warning:
+                raise refusal
+        return await reading
+    finally:
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
 
 
 async def _plan(target: TargetParts, history: History, journal: Journal, moved: tuple[Revision, ...], **known: object) -> Plan:

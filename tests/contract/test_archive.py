@@ -13,6 +13,8 @@ import zstandard
 
 from bot.backups.archives import StoredArchives
 from bot.databases.archive import archive, prove_archive
+from bot.databases.connecting import connected
+from bot.databases.pieces import PINNED, hashed
 from bot.errors import StepFailed
 from bot.evidence import BackupFile
 from bot.keeping import ArchiveSource
@@ -228,6 +230,28 @@ async def test_what_can_not_be_archived_is_named_with_the_reason(shop: Shelf, se
     assert "view" in kept.left_out["public.seen"]
     by_column = await shop.keep(lost("column", "public.loose.v"))
     assert "found again" in by_column.left_out["public.loose.v"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        ("smallint", "-3"), ("bigint", "9007199254740993"), ("real", "0.1"), ("double precision", "'-Infinity'"), ("date", "'0044-03-15 BC'"),
+        ("timestamp(3)", "'2026-01-17 10:00:00.125'"), ("timestamp with time zone", "'infinity'"), ("time", "'10:00:00.5'"),
+        ("uuid", "'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11'"), ("text", "repeat('ü', 40)"), ("varchar(50)", "'\\x = #'"), ("char(9)", "'a '"),
+        ("boolean", "true"), ("numeric", "1e40"), ("jsonb", "'{\"a\": [1]}'"), ("int[]", "'{1,2}'"), ("text", "''"), ("integer", "NULL"),
+        ("other.text", "row(1)"),
+    ],
+)  # fmt: skip
+async def test_a_value_is_recognised_the_same_whether_its_type_is_known_or_not(shop: Shelf, kind: str, value: str) -> None:
+    await shop.run(
+        "CREATE SCHEMA IF NOT EXISTS other", "CREATE TYPE other.text AS (a int)", f"CREATE TABLE v (c {kind})", f"INSERT INTO v VALUES ({value})"
+    )
+    async with connected(shop.connect, PINNED) as reading:
+        written = await reading.fetchval(
+            "SELECT format_type(atttypid, atttypmod) FROM pg_attribute WHERE attrelid = 'public.v'::regclass AND attnum = 1"
+        )
+        fast, slow = await reading.fetchrow(f"SELECT {hashed('c', written)}, {hashed('c')} FROM public.v") or (1, 2)
+    assert fast == slow
 
 
 async def test_a_name_as_a_script_says_it_is_found_when_only_one_thing_has_it(shop: Shelf) -> None:

@@ -237,6 +237,12 @@ async def read(before: Connect, after: Connect) -> tuple[list[bytes] | None, lis
         return question.before[0].only, question.after[0].only
 
 
+async def test_as_many_rows_as_went_came_and_it_is_seen_all_the_same(lose: Lose) -> None:
+    balanced = "DELETE FROM orders WHERE id <= 7;\n INSERT INTO orders SELECT n, n FROM generate_series(2001, 2007) n"
+    found = await lose(ORDERS, balanced)
+    assert found["rows", "public.orders"].count == 7
+
+
 async def test_types_without_equality_are_compared_as_text_whatever_the_session_says(lose: Lose, shop: Connect, server: Connect) -> None:
     await execute(
         server,

@@ -167,7 +167,7 @@ async def test_a_form_that_cannot_open_says_what_to_type(desk: Desk) -> None:
         ("C0NONE", "shop 0004 sev low because x", "not_in_this_channel"),
         ("C0BOTH", "0004 sev low because x", "/rollback billing 0004 sev low because x"),
         (CHANNEL, "0004 oops", "because"),
-        (CHANNEL, "stamp 0004", "not built yet"),
+        ("C0BOTH", "stamp 0005 sev low because x", "/rollback stamp billing 0005 sev low because x"),
         (CHANNEL, "help", "/rollback 0004 sev high"),
         (CHANNEL, "status", "There is no run in this channel yet"),
         (CHANNEL, "check", "Alembic is missing."),

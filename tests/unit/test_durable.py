@@ -53,7 +53,7 @@ def test_a_step_is_its_function_bound_to_its_promises() -> None:
 
 def test_what_destroys_is_probed_or_asked_about_and_never_simply_done_again() -> None:
     destructive = [made for made in STEPS.values() if made.destructive]
-    assert [made.name for made in destructive] == ["swap", "downgrade", "upgrade"]
+    assert [made.name for made in destructive] == ["swap", "stamp", "downgrade", "upgrade"]
     assert all(made.on_crash is not OnCrash.RERUN and made.retries == 0 for made in destructive)
 
 
@@ -64,8 +64,6 @@ def test_the_name_of_an_attempts_sessions_fits_into_postgres() -> None:
 
 async def test_the_writers_are_looked_for_in_the_last_moment_before_the_tool_is_told_to_begin() -> None:
     class Somebody:
-        stops = True
-
         async def prove_stopped(self, work: object) -> None:
             raise StepFailed("somebody is still in")
 
@@ -73,13 +71,13 @@ async def test_the_writers_are_looked_for_in_the_last_moment_before_the_tool_is_
         async def run(self, run: str) -> SimpleNamespace:
             return SimpleNamespace(last_attempt=lambda _: SimpleNamespace(attempt=1, state=AttemptState.INTENDED), digest="d", state=State.RUNNING)
 
-    plan = SimpleNamespace(digest=lambda: "d")
+    plan = SimpleNamespace(digest=lambda: "d", steps=[SimpleNamespace(name="stop_writers")])
     world = SimpleNamespace(
         journal=Journal(), run="r1", step="downgrade", attempt=1, plan=plan, rehearsing=False, target=SimpleNamespace(platform=Somebody())
     )
     with pytest.raises(StepFailed, match="somebody is still in"):
         await World.may_begin(cast("World", world))
-    world.target.platform.stops = False
+    world.plan = SimpleNamespace(digest=lambda: "d", steps=[])  # nobody is stopped
     assert await World.may_begin(cast("World", world)) is True
-    world.plan = SimpleNamespace(digest=lambda: "another")
+    world.plan = SimpleNamespace(digest=lambda: "another", steps=[])
     assert await World.may_begin(cast("World", world)) is False

@@ -59,7 +59,7 @@ TARGETS = ("shop", "ledger")
         ("tables shop orders, items from x.dump sev low", Command("tables", target="shop", rev="orders, items from x.dump", severity=Severity.LOW)),
         ("pitr 2026-01-17 10:00:00 UTC because y", Command("pitr", rev="2026-01-17 10:00:00 UTC", reason="y")),
         ("pitr", Command("pitr")),
-        ("stamp shop 0004", Command("stamp", text="shop 0004")),
+        ("stamp shop 0004", Command("stamp", target="shop", rev="0004")),
     ],
 )  # fmt: skip
 def test_words_mean_what_the_contract_says(text: str, meant: Command) -> None:
