@@ -23,6 +23,7 @@ from bot.journal.postgres import PostgresJournal
 from bot.model import Person, Request
 from bot.ports import Chat, Directory
 from bot.rollback.approve import Authority
+from bot.rollback.duties import Duties
 from bot.rollback.flow import Rollbacks
 from bot.settings import Settings
 from bot.targets import target
@@ -36,6 +37,9 @@ class Silence:
 
     async def changed(self, run: str) -> None: ...
     async def private(self, request: Request, text: str) -> None: ...
+    async def announce(self, channel: str, text: str) -> bool:
+        return False
+
     async def drain(self) -> None: ...
 
 
@@ -67,6 +71,8 @@ class App:
             journal, self._signals, chat, _authority(config, journal, directory, self.clock), self.clock, Looker(),
             command=config.command,
         )  # fmt: skip
+
+        self.duties = Duties(self.rollbacks.targets, journal, chat, self.clock, config.command)
 
     async def launch(self) -> None:
         """The lease must be held. Runs of this executor that were under way go on at once."""

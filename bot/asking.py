@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from bot.errors import Refusal
-from bot.evidence import Listed
+from bot.evidence import Duty, Listed
 from bot.model import Person, Plan, Request, Run, View
 from bot.place import Right
 from bot.strategy import Strategy
@@ -48,6 +48,9 @@ class Rollbacks(Protocol):
     async def history(self, target: str, limit: int = 20) -> tuple[Run, ...]: ...
     async def backups(self, target: str) -> tuple[Listed, ...]:
         """Every backup there is of it, Backout's own first, then others'; newest first."""
+
+    async def duties(self, target: str) -> tuple[Duty, ...]:
+        """How the last scheduled backup and the last drill went."""
 
     async def check(self, target: str) -> tuple[Refusal, ...]:
         """What stands in the way of a rollback right now; empty when ready."""

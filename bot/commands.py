@@ -72,13 +72,14 @@ async def plan(shell: Shell, args: Namespace) -> int:
 
 async def check(shell: Shell, args: Namespace) -> int:
     names = [args.target] if args.target else sorted(shell.config.targets)
-    found = [(name, await shell.app.rollbacks.check(name), await _rights(shell, name)) for name in names]
-    told = [show.check_json(name, reasons, rights) for name, reasons, rights in found]
+    looked = shell.app.rollbacks
+    found = [(name, await looked.check(name), await _rights(shell, name), await looked.duties(name)) for name in names]
+    told = [show.check_json(*each) for each in found]
     lines = []
-    for one, (name, reasons, rights) in zip(told, found, strict=True):
+    for one, (name, reasons, rights, duties) in zip(told, found, strict=True):
         lines.append(f"{name}: {'ready' if one['ready'] else 'NOT ready'}")
         lines += ["  " + show.refusal(reason).replace("\n", "\n  ") for reason in reasons]
-        lines += show.rights(rights)
+        lines += [*show.rights(rights), *show.duties(duties)]
     shell.out(args, told[0] if args.target or len(told) == 1 else {"targets": told}, "\n".join(lines))
     return 0 if all(one["ready"] for one in told) else 1
 

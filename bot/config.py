@@ -20,7 +20,7 @@ from bot.errors import ConfigError
 from bot.evidence import LossClass
 from bot.model import Severity
 from bot.place import Connect
-from bot.values import Boxes, Duration, Expectation, Id, Options, Platforms, Seats, Server, Size, Store, Url, WebAddress
+from bot.values import Boxes, Crontab, Duration, Expectation, Id, Options, Platforms, Seats, Server, Size, Store, Url, WebAddress
 
 #: a target named like one of these could not be told from it in a command
 RESERVED = frozenset({
@@ -153,6 +153,7 @@ class Backups(Part):
 
     store: Store = Field("./backups", repr=False, description="A folder, or {kind: ...} for another store.")
     keep: Duration = Field(_written("24h"), description="How long a copy is kept.")
+    schedule: Crontab | None = Field(None, description="When one is made unasked, as in a crontab, in UTC: 30 2 * * *.")
     pitr: Options | None = Field(None, repr=False, description="Base backups and archived WAL: {kind: wal_folder, ...} or {kind: pgbackrest, ...}.")
 
 
@@ -163,6 +164,12 @@ class Rehearsal(Part):
     max_size: Size = Field(_written("20GB"), description="The largest database that is copied whole; of a larger one, some rows.")
     within: Duration = Field(_written("15m"), description="How long it may take.")
     env: dict[str, str] = Field({}, repr=False, description="Variables for the tool on the copy, besides tool.env.")
+
+
+class Drill(Part):
+    """Readiness, tried before it is needed."""
+
+    schedule: Crontab | None = Field(None, description="When the newest backup is restored elsewhere and taken down by one revision: 0 3 * * *.")
 
 
 class PutBackRules(Part):
@@ -191,6 +198,7 @@ class TargetConfig(Part):
     platform: Platforms = Field(({"kind": "none"},), repr=False, description="Where the application runs: one, or a list.")
     backups: Backups = Field(Backups(), description="Where copies are kept, and how long.")
     rehearsal: Rehearsal = Field(Rehearsal(), description="Bounds of the trial run on a copy.")
+    drill: Drill = Field(Drill(), description="Readiness, tried before it is needed; the channel hears of it when it fails.")
     verify: tuple[Check, ...] = Field((), description="Verifications that run after the downgrade.")
     health: Health | None = Field(None, description="Where the application says that it is well.")
     watch: Duration = Field(_written("1m"), description="How long the application is watched once its services are back.")

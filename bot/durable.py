@@ -109,6 +109,8 @@ class TargetParts:
     watch: dt.timedelta
     #: how long a backup is kept after its run
     keep: dt.timedelta
+    #: when what is done unasked comes next after a moment: 'backup', 'drill'
+    schedules: Mapping[str, Callable[[dt.datetime], dt.datetime]]
     questions: tuple[str, ...]
     checklist: tuple[str, ...]
 

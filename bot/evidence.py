@@ -150,6 +150,16 @@ class Found(Noun):
     refused: str = ""
 
 
+class Duty(Noun):
+    """How a scheduled backup or a drill went last. `told`: the channel knows, or need not."""
+
+    kind: Literal["backup", "drill"]
+    at: dt.datetime
+    ok: bool
+    says: str
+    told: bool = True
+
+
 class Listed(Noun):
     """A backup in the list, whoever made it. `proven`: when it was last restored whole; `keep_until` None: Backout never removes it.
 

@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
 from bot.errors import Refusal
-from bot.evidence import Archive, BackupFile, Compared, Loss, Merged, MergeRule, Part, PutBack, Sampled, Snapshot, Touched
+from bot.evidence import Archive, BackupFile, Compared, Duty, Loss, Merged, MergeRule, Part, PutBack, Sampled, Snapshot, Touched
 from bot.keeping import ArchiveSink, ArchiveSource, Work
 from bot.model import Alarm, Attempt, Delivery, Event, History, Plan, Request, Run, State
 from bot.place import Answer, Connect, Identity, Right, Session
@@ -278,6 +278,9 @@ class Chat(Protocol):
         """Something of this run changed: render what the journal says, when there is time."""
 
     async def private(self, request: Request, text: str) -> None: ...
+    async def announce(self, channel: str, text: str) -> bool:
+        """Something that belongs to no run; False when the channel can't be reached now."""
+
     async def drain(self) -> None:
         """Return when everything that can be delivered was."""
 
@@ -377,6 +380,10 @@ class Journal(Protocol):
         """It was restored, all of it, now."""
 
     async def forget_backup(self, target: str, name: str) -> None: ...
+    async def note_duty(self, target: str, duty: Duty) -> None: ...
+    async def duties(self, target: str) -> tuple[Duty, ...]:
+        """The last one of each kind."""
+
     async def keep_archive(self, archive: Archive, until: dt.datetime) -> None: ...
     async def archives(self, target: str) -> tuple[tuple[Archive, dt.datetime], ...]:
         """Newest first, each with the time until which it is kept."""

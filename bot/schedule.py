@@ -16,15 +16,17 @@ Tick = Callable[[], Awaitable[None]]
 
 _RING_SECONDS = 1
 _RETAIN_SECONDS = 3600
+_DUTIES_SECONDS = 5
 
 
 class Schedule:
-    """Rings due alarms every second, removes old backups every hour."""
+    """Rings due alarms every second, looks every 5 s for backups and drills whose time has come, removes old backups every hour."""
 
-    def __init__(self, *, ring: Tick, retain: Tick) -> None:
+    def __init__(self, *, ring: Tick, retain: Tick, duties: Tick) -> None:
         self._scheduler = AsyncIOScheduler(timezone="UTC", job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None})
         self._scheduler.add_job(_guarded(ring), "interval", seconds=_RING_SECONDS)
         self._scheduler.add_job(_guarded(retain), "interval", seconds=_RETAIN_SECONDS)
+        self._scheduler.add_job(_guarded(duties), "interval", seconds=_DUTIES_SECONDS)
 
     def start(self) -> None:
         logging.getLogger("apscheduler").setLevel(logging.ERROR)

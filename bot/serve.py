@@ -72,7 +72,7 @@ async def serve(settings: Settings) -> int:
         server = Server(reasons=reasons, slack=slack.web_handler if not tokens.app else None)
         await server.start(settings.host, int(settings.port))
         await app.launch()
-        schedule = Schedule(ring=app.rollbacks.ring, retain=app.rollbacks.retain)
+        schedule = Schedule(ring=app.rollbacks.ring, retain=app.rollbacks.retain, duties=app.duties.due)
         schedule.start()
         await chats[0].open(app.rollbacks)
         await slack.start()

@@ -8,7 +8,7 @@ from typing import Any
 
 from bot import words
 from bot.errors import Refusal
-from bot.evidence import Archive, Listed, Loss
+from bot.evidence import Archive, Duty, Listed, Loss
 from bot.model import Event, Plan, Run, View
 from bot.place import Right
 
@@ -95,12 +95,17 @@ def _rehearsal_json(plan: Plan | None) -> dict[str, Any] | None:
     return found.model_dump(mode="json", include=_TRIED)
 
 
-def check_json(target: str, reasons: Iterable[Refusal], rights_: Iterable[Right]) -> dict[str, Any]:
+def check_json(target: str, reasons: Iterable[Refusal], rights_: Iterable[Right], duties_: Iterable[Duty]) -> dict[str, Any]:
     """CONTRACT's object of `check --json`; a warning does not make a target unready."""
     found = list(reasons)
     told = [{"code": r.code, "message": r.message, "next": r.next} for r in found]
     ready = all(r.warning for r in found)
-    return {"target": target, "ready": ready, "reasons": told, "rights": [one.model_dump(mode="json") for one in rights_]}
+    return {"target": target, "ready": ready, "reasons": told, "rights": [one.model_dump(mode="json") for one in rights_],
+            "duties": [one.model_dump(mode="json", exclude={"told"}) for one in duties_]}  # fmt: skip
+
+
+def duties(found: Iterable[Duty]) -> list[str]:
+    return [f"  last {one.kind} {one.at:%Y-%m-%d %H:%M} UTC: {'' if one.ok else 'FAILED. '}{line(one.says)}" for one in found]
 
 
 def rights(found: Iterable[Right]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from bot.settings import inherited
 from bot.stores import STORES
 from bot.throwaway import Throwaways
 from bot.tools import TOOLS
-from bot.values import address
+from bot.values import address, next_time
 
 
 def target(config: Config, name: str, journal_system: str, home: Path) -> TargetParts:
@@ -59,7 +60,8 @@ def target(config: Config, name: str, journal_system: str, home: Path) -> Target
         platform=_platform(part, where, database.strangers, tools.runner.inside),
         rehearsal=_rehearsal(part, tools, home), enter=enter, elsewhere=lambda connect: PostgresDatabase(target="copy", tool=connect, admin=connect),
         rule=MergeRule(**part.tables.model_dump(), triggers=part.put_back.triggers == "fire"), triggers=part.put_back.triggers == "fire",
-         verify=part.verify, health=part.health, watch=part.watch, keep=part.backups.keep,
+        schedules={kind: partial(next_time, text) for kind, text in (("backup", part.backups.schedule), ("drill", part.drill.schedule)) if text},
+        verify=part.verify, health=part.health, watch=part.watch, keep=part.backups.keep,
         questions=part.questions, checklist=part.checklist,
     )  # fmt: skip
 

@@ -62,6 +62,24 @@ def address(value: Any) -> Connect:
         raise ValueError(str(error).rstrip(".")) from None
 
 
+def _crontab(value: Any) -> str:
+    from apscheduler.triggers.cron import CronTrigger  # noqa: PLC0415  only where a schedule is written
+
+    try:
+        CronTrigger.from_crontab(value, timezone="UTC")
+    except (ValueError, AttributeError, TypeError):
+        raise ValueError("is not a schedule. Write minute, hour, day, month and weekday as in a crontab, in UTC: 30 2 * * *") from None
+    return str(value)
+
+
+def next_time(crontab: str, after: dt.datetime) -> dt.datetime:
+    """The first time after that moment that the schedule names, in UTC."""
+    from apscheduler.triggers.cron import CronTrigger  # noqa: PLC0415  as above
+
+    found = CronTrigger.from_crontab(crontab, timezone="UTC").get_next_fire_time(None, after + dt.timedelta(seconds=1))
+    return found if isinstance(found, dt.datetime) else dt.datetime.max.replace(tzinfo=dt.UTC)
+
+
 def _server(value: str) -> str:
     if value not in {"throwaway", "same", "none"}:
         address(value)
@@ -120,6 +138,7 @@ Duration = Annotated[
     PlainSerializer(_spelled_duration, when_used="json"),
     WithJsonSchema({"type": "string", "pattern": "^[1-9][0-9]*[smhd]$"}),
 ]
+Crontab = Annotated[str, BeforeValidator(_crontab), WithJsonSchema({"type": "string"})]
 Size = Annotated[
     int,
     BeforeValidator(_size),

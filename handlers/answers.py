@@ -6,7 +6,7 @@ import datetime as dt
 from collections.abc import Collection, Sequence
 
 from bot.errors import Refusal
-from bot.evidence import Archive, Listed, size
+from bot.evidence import Archive, Duty, Listed, size
 from bot.model import ENDS, Plan, Run, State, View
 from bot.place import Right
 from handlers import story
@@ -98,10 +98,15 @@ def _archive(made: Archive, until: dt.datetime) -> str:
     return f"{code(made.file.name, 120)}, {story.kept(made)}, kept until {when(until)}; it comes back with {story.put_it_back(made)}"
 
 
-def check(target: str, reasons: Sequence[Refusal], rights: Sequence[Right] = ()) -> str:
+def check(target: str, reasons: Sequence[Refusal], rights: Sequence[Right] = (), duties: Sequence[Duty] = ()) -> str:
     refused = [f"• may not {safe(one.name, 80)}: {code(one.missing, 300)}" for one in rights if not one.works]
     limits = "\n*What Backout's role may not do, so that plans leave it out*\n" + listing(refused, _ROOM, _LEFT_OUT) if refused else ""
-    return _ready(target, reasons) + limits
+    return _ready(target, reasons) + limits + "".join(f"\n{_duty(one)}" for one in duties)
+
+
+def _duty(one: Duty) -> str:
+    what = "Scheduled backup" if one.kind == "backup" else "Drill"
+    return f"{what} {when(one.at)}: {'' if one.ok else '*FAILED.* '}{safe(one.says, 400)}"
 
 
 def _ready(target: str, reasons: Sequence[Refusal]) -> str:

@@ -12,6 +12,7 @@ from bot.errors import BackoutError, ChatError, JournalDown, Refusal
 from bot.model import Request, State
 from bot.ports import Clock, Journal
 from handlers.api import Asker, RateLimited, Slack
+from handlers.blocks import Message
 from handlers.courier import Courier
 from handlers.text import private
 
@@ -63,6 +64,14 @@ class SlackChat:
 
     async def private(self, request: Request, text: str) -> None:
         await self.tell(Asker(request.by.id, request.channel, request.response_url), private(text))
+
+    async def announce(self, channel: str, text: str) -> bool:
+        try:
+            await self._slack.post(channel, Message(private(text), ()))
+        except ChatError as error:
+            log.warning("%s could not be told: %s", channel, error)
+            return False
+        return True
 
     async def tell(self, asker: Asker, text: str) -> None:
         """A private answer whose text is safe already."""

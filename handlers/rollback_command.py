@@ -212,8 +212,8 @@ class RollbackCommand:
         target = self._target(sender, command)
         reasons = await self._rollbacks.check(target)
         with contextlib.suppress(Refusal):  # a server that can't be asked is among the reasons
-            return answers.check(target, reasons, await self._rollbacks.rights(target))
-        return answers.check(target, reasons)
+            return answers.check(target, reasons, await self._rollbacks.rights(target), await self._rollbacks.duties(target))
+        return answers.check(target, reasons, (), await self._rollbacks.duties(target))
 
     async def _note(self, sender: Sender, command: Command) -> str:
         named, _, rest = command.text.partition(" ")

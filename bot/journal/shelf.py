@@ -6,7 +6,7 @@ import datetime as dt
 from collections.abc import Mapping
 from typing import Any, cast
 
-from bot.evidence import Archive, BackupFile
+from bot.evidence import Archive, BackupFile, Duty
 from bot.journal.pooled import Pooled
 from bot.model import Delivery
 
@@ -66,6 +66,19 @@ class Shelf(Pooled):
     async def forget_backup(self, target: str, name: str) -> None:
         async with self._transaction() as db:
             await db.execute("delete from backout.backups where target = $1 and name = $2", target, name)
+
+    async def note_duty(self, target: str, duty: Duty) -> None:
+        async with self._transaction() as db:
+            await db.execute(
+                "insert into backout.duties (target, kind, at, ok, says, told) values ($1, $2, $3, $4, $5, $6)"
+                " on conflict (target, kind) do update set at = excluded.at, ok = excluded.ok, says = excluded.says, told = excluded.told",
+                target, duty.kind, duty.at, duty.ok, duty.says, duty.told,
+            )  # fmt: skip
+
+    async def duties(self, target: str) -> tuple[Duty, ...]:
+        async with self._transaction() as db:
+            found = await db.fetch("select kind, at, ok, says, told from backout.duties where target = $1 order by kind", target)
+            return tuple(Duty(**dict(row)) for row in found)
 
     async def keep_archive(self, archive: Archive, until: dt.datetime) -> None:
         async with self._transaction() as db:

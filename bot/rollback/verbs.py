@@ -8,7 +8,7 @@ from typing import Any
 
 from bot.durable import TargetParts
 from bot.errors import Denied, Refusal, StepFailed, TransitionRefused
-from bot.evidence import Listed
+from bot.evidence import Duty, Listed
 from bot.model import ENDS, OPEN, Alarm, AttemptState, Person, Plan, Request, Run, State, View
 from bot.place import Right
 from bot.ports import Chat, Clock, Engine, Journal
@@ -186,6 +186,9 @@ class Verbs:
         except Refusal as refusal:
             found.append(refusal)
         return (*found, *await self._authority.warnings())
+
+    async def duties(self, target: str) -> tuple[Duty, ...]:
+        return await self._journal.duties(self._target(target).name)
 
     async def rights(self, target: str) -> tuple[Right, ...]:
         return await self._target(target).database.rights()

@@ -9,7 +9,7 @@ from typing import Any
 
 from bot.clock import SystemClock
 from bot.errors import Denied, JournalDown, Refusal
-from bot.evidence import Archive, BackupFile, Listed, Locked, Loss, LossClass, Part, Ran, Rehearsal
+from bot.evidence import Archive, BackupFile, Duty, Listed, Locked, Loss, LossClass, Part, Ran, Rehearsal
 from bot.model import (
     Attempt,
     AttemptState,
@@ -285,6 +285,9 @@ class ToldRollbacks:
 
     async def rights(self, target: str) -> tuple[Right, ...]:
         return ()
+
+    async def duties(self, target: str) -> tuple[Duty, ...]:
+        return (Duty(kind="drill", at=NOON, ok=False, says="It broke."),)
 
     async def check(self, target: str) -> tuple[Refusal, ...]:
         return (Refusal("tool_missing", "Alembic is missing.", "Install it."),)
