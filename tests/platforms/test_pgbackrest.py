@@ -121,6 +121,7 @@ async def story(stanza: Stanza) -> None:
     await live.now("good")
     await execute(live.on("shop"), BAD)
     await live.now("bad")
+    await live.value("shop", "SELECT pg_sleep(1.1)")  # and when a segment came, to the second too
     await live.archived()
     await live.archived()
 
