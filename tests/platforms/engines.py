@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import os
 import shutil
@@ -171,3 +172,17 @@ async def load(engine: Engine) -> None:
         engine.api_version = docker.api_version  # Podman needs a second to tell it, so it is asked once
     finally:
         await docker.close()
+
+
+async def runs_a_container(kind: str) -> None:
+    """Raises whatever stands in the way on this machine."""
+    with running(kind) as engine:
+        await load(engine)
+        async with aiodocker.Docker(url=engine.host) as docker:
+            made = await docker.containers.run({"Image": f"{IMAGE}:1.4", "Cmd": ["true"], "HostConfig": {"NetworkMode": "none"}}, name="probe")
+            assert (await made.wait(timeout=60))["StatusCode"] == 0
+
+
+if __name__ == "__main__":
+    for each in ("docker", "podman"):
+        asyncio.run(runs_a_container(each))
