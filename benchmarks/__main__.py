@@ -11,12 +11,12 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from benchmarks import ack, archive, clone, rehearsal, rollback, services
+from benchmarks import ack, archive, clone, rehearsal, restore, rollback, services
 from benchmarks.frame import QUIET, Bench, Result, measured, show
 from benchmarks.ground import Ground, prepared
 from bot.values import Size
 
-BENCHES: dict[str, Bench] = {one.name: one for room in (ack, rollback, rehearsal, archive, clone, services) for one in room.benches()}
+BENCHES: dict[str, Bench] = {one.name: one for room in (ack, rollback, rehearsal, archive, clone, restore, services) for one in room.benches()}
 
 
 def _arguments() -> argparse.Namespace:

@@ -35,12 +35,12 @@ async def archived(said: dict[str, Any]) -> dict[str, float]:
     async with archives.open(file) as source:
         await prove_archive(connect, parts, source, _silence)
     return {
-        "seconds": written - began, "proof": time.perf_counter() - written, "peak bytes": _peak(),
+        "seconds": written - began, "proof": time.perf_counter() - written, "peak bytes": peak(),
         "copied bytes": sum(part.bytes for part in parts), "stored bytes": file.size,
     }  # fmt: skip
 
 
-def _peak() -> int:
+def peak() -> int:
     """Of this program alone: what getrusage says includes the moment before it became this program."""
     found = re.search(r"^VmHWM:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
     return int(found[1]) * 1024 if found else 0

@@ -101,6 +101,11 @@ class Ground:
         """An empty database."""
         self.execute(f"CREATE DATABASE {name} OWNER {_OWNER}", "CHECKPOINT")
 
+    def version(self) -> int:
+        """server_version_num"""
+        with psycopg.connect(self.server.url(), autocommit=True) as session:
+            return session.info.server_version
+
     def drop(self, name: str) -> None:
         with psycopg.connect(self.server.url(), autocommit=True) as session:
             session.execute(sql.SQL("ALTER DATABASE {} IS_TEMPLATE false").format(sql.Identifier(name)))

@@ -29,16 +29,14 @@ class Bucket:
     access_key: str = "S3RVER"
     secret_key: str = "S3RVER"
 
+    @property
+    def settings(self) -> dict[str, str]:
+        keys = {"access_key": self.access_key, "secret_key": self.secret_key}
+        return {"bucket": self.name, "prefix": "backout/shop", "endpoint": self.endpoint, **keys}
+
     def store(self, **other: Any) -> S3Store:
-        given = {
-            "bucket": self.name,
-            "prefix": "backout/shop",
-            "endpoint": self.endpoint,
-            "access_key": self.access_key,
-            "secret_key": self.secret_key,
-        }
         store_class = STORES["s3"]
-        made = store_class.of(store_class.Settings(**{**given, **other}), Path())
+        made = store_class.of(store_class.Settings(**{**self.settings, **other}), Path())
         assert isinstance(made, S3Store)
         return made
 
