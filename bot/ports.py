@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from bot.errors import Refusal
 from bot.evidence import Archive, BackupFile, Compared, Loss, Merged, MergeRule, Part, PutBack, Sampled, Snapshot, Touched
 from bot.keeping import ArchiveSink, ArchiveSource, Work
-from bot.model import Alarm, Attempt, Delivery, Event, History, Plan, Request, Run, State
+from bot.model import Alarm, Attempt, CodeSeen, Delivery, Event, History, Plan, Request, Run, State
 from bot.place import Answer, Connect, Identity, Right, Session
 
 Progress = Callable[[str], Awaitable[None]]
@@ -252,6 +252,9 @@ class MigrationTool(Protocol):
         """To an absolute revision, on a connection that was proven and fenced. Returns facts: statements, transactions, output, seconds.
 
         Raises StepFailed (the tool said no; nothing is known to have changed), OutcomeUnknown (the connection or the tool was lost)."""
+
+    async def code(self, plan: Plan) -> CodeSeen:
+        """How far the code has followed the database, where `History.code_follows`. Changes nothing. Raises Refusal."""
 
 
 class Web(Protocol):

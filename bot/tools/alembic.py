@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from bot.keeping import Work
-from bot.model import History
+from bot.model import CodeSeen, History, Plan
 from bot.ports import Database
 from bot.running import Runner
 from bot.tools.alembic_moving import Move, Order
@@ -63,3 +63,7 @@ class AlembicTool:
     async def upgrade(self, to: str, work: Work, *, from_: tuple[str, ...], scripts: Mapping[str, str] | None) -> Mapping[str, Any]:
         """From the heads `from_` (none: an empty database) with exactly `scripts`; None: whatever lies there. Facts and errors as `downgrade`."""
         return await Move(self._helper, Order("upgrade", to, from_, scripts), work).carry_out()
+
+    async def code(self, plan: Plan) -> CodeSeen:
+        """Alembic applies nothing unasked, and its models are Python: there is nothing that can be seen from here."""
+        return CodeSeen(says="nothing to say", why="Alembic's models are Python")

@@ -15,7 +15,7 @@ from pydantic import Field, field_validator
 
 from bot.errors import Refusal
 from bot.keeping import Work
-from bot.model import History
+from bot.model import CodeSeen, History, Plan
 from bot.ports import Database
 from bot.running import Runner
 from bot.tools.bounds import Bounds
@@ -87,6 +87,10 @@ class SqlTool:
 
     async def upgrade(self, to: str, work: Work, *, from_: tuple[str, ...], scripts: Mapping[str, str] | None) -> Mapping[str, Any]:
         return await self._move("upgrade", to, from_, scripts, work)
+
+    async def code(self, plan: Plan) -> CodeSeen:
+        """Scripts are all there is."""
+        return CodeSeen(says="nothing to say", why="plain SQL has no schema of its own")
 
     async def _move(self, op: Op, to: str, from_: tuple[str, ...], planned: Mapping[str, str] | None, work: Work) -> Mapping[str, Any]:
         with before_anything():
