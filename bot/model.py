@@ -82,6 +82,8 @@ class Revision(Noun):
     language: Literal["python", "sql"] = "python"
     #: why there is no way down, where its tool can say more than `downgrade` does
     why: str = ""
+    #: its way down was written by a program just now, so that nobody has it as a file yet: people are shown all of it
+    generated: bool = False
 
 
 class History(Noun):
@@ -99,6 +101,8 @@ class History(Noun):
     one_transaction: bool = False
     #: things a reader of the card should know, e.g. a statement that a read-only session refused
     remarks: tuple[str, ...] = ()
+    #: the code has to follow by hand, and its tool can say how far it has (`MigrationTool.code`)
+    code_follows: bool = False
 
 
 class Undone(Noun):
@@ -106,6 +110,20 @@ class Undone(Noun):
     message: str
     date: str | None
     sha256: str
+    #: its way down in full, where a program wrote it; `sha256` covers it
+    script: str = ""
+
+
+class CodeSeen(Noun):
+    """How far the code has followed the database, as its tool sees it. `left` are sentences of what is still to do."""
+
+    says: str
+    left: tuple[str, ...] = ()
+    #: the tool's own schema beside the database: None where they were not compared, and `why` says why not
+    same: bool | None = None
+    #: how they differ, in the tool's own words
+    difference: str = ""
+    why: str = ""
 
 
 class PlanStep(Noun):
@@ -193,6 +211,8 @@ class Plan(Noun):
         """
         body = self.model_dump(mode="json", exclude={"expected_seconds", "remarks", "options", "rehearsal", "loss", "foreseen"})
         body["identity"].pop("started")
+        for undone in body["undone"]:
+            undone.pop("script")
         for name in ("loss", "foreseen"):
             body[name] = sorted(loss.thing() for loss in getattr(self, name))
         body["rehearsal"] = self.rehearsal.covered() if self.rehearsal else None

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from bot.errors import Refusal
 from bot.evidence import Archive, BackupFile, Compared, Duty, Loss, Merged, MergeRule, Part, PutBack, Sampled, Snapshot, Touched
 from bot.keeping import ArchiveSink, ArchiveSource, Work
-from bot.model import Alarm, Attempt, Delivery, Event, History, Plan, Request, Run, State
+from bot.model import Alarm, Attempt, CodeSeen, Delivery, Event, History, Plan, Request, Run, State
 from bot.place import Answer, Connect, Identity, Right, Session
 
 Progress = Callable[[str], Awaitable[None]]
@@ -257,6 +257,9 @@ class MigrationTool(Protocol):
 
     async def stamp(self, to: str, work: Work) -> Mapping[str, Any]:
         """Write down that the database stands at an absolute revision, from whatever was written there; no script runs. As `downgrade`."""
+
+    async def code(self, plan: Plan) -> CodeSeen:
+        """How far the code has followed the database, where `History.code_follows`. Changes nothing. Raises Refusal."""
 
 
 class Web(Protocol):

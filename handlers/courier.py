@@ -137,8 +137,8 @@ class Courier:
         files = said.files
         if event.kind == thread.REPORT:
             files = ((str(event.data.get("file") or f"post-mortem-{run}.md"), await rollbacks.report(run)),)
-        for name, content in files:
-            await self._file(view, event, name, content, channel, ts, had)
+        for place, (name, content) in enumerate(files):
+            await self._file(view, event, place, name, content, channel, ts, had)
 
     async def _call(self, view: View, event: Event, user: str, why: str, channel: str, ts: str, had: Mapping[str, Delivery]) -> None:
         key = f"dm:{event.seq}:{user}"
@@ -155,8 +155,8 @@ class Courier:
         """The card's address, for people outside the channel."""
         return f"{self._slack.home}archives/{channel}/p{ts.replace('.', '')}" if self._slack.home else f"It is in <#{channel}>."
 
-    async def _file(self, view: View, event: Event, name: str, content: str, channel: str, ts: str, had: dict[str, Delivery]) -> None:
-        key = f"file:{event.seq}"
+    async def _file(self, view: View, event: Event, place: int, name: str, content: str, channel: str, ts: str, had: dict[str, Delivery]) -> None:
+        key = _key(event, place)
         if key in had:
             return
         try:
@@ -166,15 +166,15 @@ class Courier:
             if isinstance(error, Unsure) and self._failed_uploads[view.run.id, key] < _UPLOADS:
                 raise
             log.info("%s is posted as text: %s", name, error)
-            await self._as_text(view, event, name, content, channel, ts, had)
+            await self._as_text(view, event, key, name, content, channel, ts, had)
         await self._journal.deliver(view.run.id, key, Delivery(channel=channel, ts=ts, content=name))
 
-    async def _as_text(self, view: View, event: Event, name: str, content: str, channel: str, ts: str, had: dict[str, Delivery]) -> None:
+    async def _as_text(self, view: View, event: Event, file: str, name: str, content: str, channel: str, ts: str, had: dict[str, Delivery]) -> None:
         for part, chunk in enumerate(_chunks(content)):
-            key = f"file:{event.seq}:{part}"
+            key = f"{file}:{part}"
             if key not in had:
                 text = f"{name}\n" if part == 0 else ""
-                payload = {"run": view.run.id, "seq": event.seq, "part": part}
+                payload = {"run": view.run.id, "seq": event.seq, "part": part, "key": key}
                 body = Message(f"{text}{fenced(chunk, 10**6)}", metadata={"event_type": "backout_event", "event_payload": payload})
                 posted = await self._slack.post(channel, body, ts)
                 await self._journal.deliver(view.run.id, key, Delivery(channel=channel, ts=posted))
@@ -229,9 +229,11 @@ class Courier:
     async def _found(self, view: View, channel: str, message: Mapping[str, object], had: dict[str, Delivery]) -> None:
         payload = _payload(message, "backout_event")
         names = {str(each.get("name")) for each in _dicts(message.get("files"))}
-        keys = [f"file:{event.seq}" for event in view.events if names and names & _files(view, event)]
+        keys = [_key(event, place) for event in view.events if names for place, name in enumerate(_files(view, event)) if name in names]
         if payload.get("run") == view.run.id:
-            keys.append(f"file:{payload.get('seq')}:{payload['part']}" if "part" in payload else f"event:{payload.get('seq')}")
+            keys.append(
+                str(payload.get("key") or f"file:{payload.get('seq')}:{payload['part']}") if "part" in payload else f"event:{payload.get('seq')}"
+            )
         for key in keys:
             if key not in had:
                 had[key] = Delivery(channel=channel, ts=str(message["ts"]))
@@ -298,12 +300,17 @@ def _plain(message: Message) -> Message:
     return replace(message, blocks=(section(cut(message.text)), *buttons))
 
 
-def _files(view: View, event: Event) -> set[str]:
+def _files(view: View, event: Event) -> list[str]:
     """The names of the files that this event puts into the thread."""
     if event.kind == thread.REPORT:
-        return {str(event.data.get("file"))}
+        return [str(event.data.get("file"))]
     said = thread.message(view, event)
-    return {name for name, _ in said.files} if said else set()
+    return [name for name, _ in said.files] if said else []
+
+
+def _key(event: Event, place: int) -> str:
+    """What is remembered of the event's file at that place."""
+    return f"file:{event.seq}/{place}" if place else f"file:{event.seq}"
 
 
 def _comment(content: str) -> str:

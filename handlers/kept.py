@@ -1,4 +1,7 @@
-"""What of a run's data was kept, was missing, came back: the thread's words for these steps. Facts in; a text, and what only fits a file; pure."""
+"""What of a run's data was kept, was missing, came back, and what the code has to do: the thread's words for these steps.
+
+Facts in; a text, and what only fits a file; pure.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from typing import Any
 
 from bot import words
 from bot.evidence import Archive, Loss, PutBack
+from bot.model import CodeSeen, Plan
 from bot.words import many
 from handlers import story
 from handlers.blocks import listing
@@ -74,6 +78,37 @@ def put_back(facts: Facts) -> tuple[str, str] | None:
     lines = [f"{each.table} {each.key}: {each.why}" for each in conflicts]
     lines += [f"and {total - len(conflicts):,} more conflicts"] if total > len(conflicts) else []
     return text, _file(lines) if _is_long(shown) or total > len(conflicts) else ""
+
+
+def written(plan: Plan) -> tuple[tuple[tuple[str, str], ...], str]:
+    """Ways down that a program wrote, each in full as a file, and the sentence about them."""
+    found = [one for one in plan.undone if one.script] if plan.strategy == "downgrade" else []
+    files = tuple((f"{clean(one.revision, 200)}.down.sql", f"{_UNREAD.format(clean(one.revision, 300))}{one.script}") for one in found)
+    told = "\nNobody wrote the way down of {}: a program did, and it can't know data. It is here in full; read it before you approve."
+    return files, told.format(", ".join(code(one.revision, 100) for one in found)) if found else ""
+
+
+_UNREAD = "-- Undoes {}. Written by a program, read by nobody yet. It can't know data: a column that comes back is empty.\n"
+
+
+def to_commit(facts: Facts) -> tuple[tuple[tuple[str, str], ...], str]:
+    """Files that the team commits, named as their directory, and the sentence that says where each belongs."""
+    found = [(str(one["path"]), str(one["text"])) for one in facts.get("files") or ()]
+    files = tuple((f"{clean(path.rpartition('/')[0].rpartition('/')[2] or path, 200)}.sql", text) for path, text in found)
+    return files, "".join(f"\nCommit the file below as {code(path, 300)}, to the byte: it is recorded as applied." for path, _ in found)
+
+
+def looked_at_code(facts: Facts) -> tuple[str, str] | None:
+    """What is left to do there, and whether the tool's schema is what the database is."""
+    found = facts.get("code") or {}
+    if "not_looked" in found:
+        return f"*The code could not be looked at:* {safe(found['not_looked'], 400)}", ""
+    seen = CodeSeen(**found)
+    text = f"{_said(seen.says[:1].upper() + seen.says[1:])}."
+    if seen.left:
+        text += "\n" + listing((f"• {safe(each, 400)}" for each in seen.left), _ROOM, _FILED)
+    lines = [*seen.left, *([f"\n{seen.difference}"] if seen.difference else [])]
+    return text, "\n".join(lines) + "\n" if seen.difference or len(seen.left) > 3 else ""
 
 
 def _is_long(lines: Sequence[str]) -> bool:

@@ -32,10 +32,12 @@ def _planned(view: View, event: Event) -> Message | None:
     plan = view.run.plan
     if plan is None:
         return None
+    scripts, told = kept.written(plan)
     if not event.data.get("digest"):
-        return Message(f"Planned: {story.undoing(plan)}. It is tried on a copy first; nobody is asked before that is done.")
-    text = f"Planned: {story.undoing(plan)}. {story.tried(view)} Loss class {plan.loss_class}. {_digest(event)}"
-    return Message(text, files=((f"plan-{view.run.id}.md", _plan_file(view)),) if card.plan_is_cut(view) else ())
+        return Message(f"Planned: {story.undoing(plan)}. It is tried on a copy first; nobody is asked before that is done.{told}", files=scripts)
+    text = f"Planned: {story.undoing(plan)}. {story.tried(view)} Loss class {plan.loss_class}. {_digest(event)}{told}"
+    whole = ((f"plan-{view.run.id}.md", _plan_file(view)),) if card.plan_is_cut(view) else ()
+    return Message(text, files=(*whole, *scripts))
 
 
 def _digest(event: Event) -> str:
@@ -143,7 +145,8 @@ def _done(view: View, event: Event) -> Message:
     text = f"{head} {_capital(_of(event, 'summary', 300))}".rstrip()
     checks = facts.get("checks") or ()
     if not checks:
-        return Message(text)
+        files, told = kept.to_commit(facts)
+        return Message(f"{text}{told}", files=files)
     rows = [_check(each) for each in checks]
     more = f"\n{len(rows) - _ROWS} more are in the file." if len(rows) > _ROWS else ""
     name = f"verification-{view.run.id}-{event.data.get('attempt', 1)}.txt"
@@ -251,6 +254,7 @@ _SHOWS: Mapping[str, Callable[[Mapping[str, Any]], tuple[str, str] | None]] = {
     "archive": kept.archived,
     "reconcile": kept.reconciled,
     "put_back": kept.put_back,
+    "look_at_code": kept.looked_at_code,
 }
 
 _SAYS: Mapping[str, Callable[[View, Event], Message | None]] = {

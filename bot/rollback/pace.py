@@ -11,9 +11,10 @@ from bot.model import PlanStep
 from bot.ports import Journal
 
 
-def back(target: TargetParts, former: Mapping[str, object]) -> list[str]:
-    """The steps after the verification."""
+def back(target: TargetParts, former: Mapping[str, object], *, code: bool = False) -> list[str]:
+    """The steps after the verification. `code`: it has to follow the database by hand."""
     looks = ["look_at_health"] if target.platform.stops and target.health is not None else []
+    looks += ["look_at_code"] if code else []
     return [*(["roll_back_application"] if former else []), "start_writers", *looks, *(["watch"] if target.platform.has_services else [])]
 
 
@@ -33,8 +34,8 @@ async def application(target: TargetParts, strategy: str, journal: Journal) -> M
 
 
 async def expected(target: str, steps: Sequence[PlanStep], moved: Sequence[str], journal: Journal) -> float | None:
-    """Median seconds of earlier succeeded runs over the same revisions; None: not measured yet. A watch is nobody's waiting."""
-    earlier = await journal.durations(target, [step.name for step in steps if step.name != "watch"], moved)
+    """Median seconds of earlier succeeded runs over the same revisions; None: not measured yet. A watch and a look are nobody's waiting."""
+    earlier = await journal.durations(target, [step.name for step in steps if step.name not in ("watch", "look_at_code")], moved)
     return round(statistics.median(earlier), 1) if earlier else None
 
 

@@ -79,7 +79,8 @@ async def _plan(target: TargetParts, history: History, journal: Journal, moved: 
             "no_restore_point", f"There would be no restore point: no clone can be made, and no dump. {why}",
             "Do that, or let the platform stop the writers, so that a clone can be made.",
         )  # fmt: skip
-    steps = _steps(target, str(known["strategy"]), method, await pace.application(target, str(known["strategy"]), journal))
+    former = await pace.application(target, str(known["strategy"]), journal)
+    steps = _steps(target, str(known["strategy"]), method, former, code=history.code_follows and known["strategy"] == "downgrade")
     rehearse, why_not = await _rehearsed(target)
     return Plan.model_validate({
         "target": target.name,
@@ -98,10 +99,10 @@ async def _plan(target: TargetParts, history: History, journal: Journal, moved: 
     })  # fmt: skip
 
 
-def _steps(target: TargetParts, strategy: str, method: str, former: Mapping[str, object]) -> tuple[PlanStep, ...]:
+def _steps(target: TargetParts, strategy: str, method: str, former: Mapping[str, object], *, code: bool) -> tuple[PlanStep, ...]:
     there = ["archive", "downgrade", *(["reconcile"] if method == "clone" else [])] if strategy == "downgrade" else ["upgrade", "put_back"]
     stops = ["stop_writers"] if target.platform.stops else []
-    names = ["check_preconditions", *stops, "restore_point", *there, "verify", *pace.back(target, former)]
+    names = ["check_preconditions", *stops, "restore_point", *there, "verify", *pace.back(target, former, code=code)]
     params: dict[str, dict[str, object]] = {"restore_point": {"method": method}, "roll_back_application": {"former": former}}
     return tuple(PlanStep(name=name, params=params.get(name, {})) for name in names)
 

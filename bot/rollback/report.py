@@ -39,6 +39,7 @@ def markdown(view: View) -> str:
         _verified(view),
         report_parts.lost(view),
         report_parts.kept(view),
+        report_parts.code_seen(view),
         report_parts.logs(view),
         _wrong(view, events),
         _checklist(view, events),

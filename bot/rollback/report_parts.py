@@ -7,13 +7,14 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from bot.evidence import Archive, BackupFile, Loss, PutBack, Rehearsal, size
-from bot.model import Attempt, AttemptState, Plan, Run, View
+from bot.model import Attempt, AttemptState, CodeSeen, Plan, Run, View
 from bot.rollback import proof
 from bot.rollback.markup import code, plain
 from bot.words import many
 
 _SHOWN = 50
 _LOG_LINES = 20
+_DIFFERENCE = 100  # lines of it
 _BAD_LINE = re.compile(r"\b(error|exception|fatal|panic|traceback)\b", re.IGNORECASE)
 
 
@@ -131,6 +132,34 @@ def _restore_point(view: View) -> Iterator[str]:
         yield "To go back to it by hand; everything written since is lost:"
         yield ""
         yield from (f"- {code(command)}" for command in view.restore_commands)
+
+
+def code_seen(view: View) -> Iterator[str]:
+    """How far the code has followed, where the tool can say it; in a plan without that step, nothing."""
+    plan = view.run.plan
+    if plan is None or not any(step.name == "look_at_code" for step in plan.steps):
+        return
+    yield "## The code"
+    yield ""
+    found = facts(view.run, "look_at_code").get("code")
+    if found is None:
+        yield "It was not looked at: the run ended before. Take what was undone out of the code before the next deploy."
+    elif "not_looked" in found:
+        yield f"It could not be looked at: {plain(found['not_looked'])}."
+    else:
+        yield from _seen(CodeSeen(**found))
+    yield ""
+
+
+def _seen(seen: CodeSeen) -> Iterator[str]:
+    yield f"When the application was back, {plain(seen.says)}."
+    yield ""
+    yield from (f"- [ ] {plain(each)}." for each in seen.left)
+    if seen.difference:
+        yield ""
+        yield "From the database to the schema, as the tool says it:"
+        yield ""
+        yield from (f"- {code(each, 300)}" for each in seen.difference.splitlines()[:_DIFFERENCE] if each.strip())
 
 
 def logs(view: View) -> Iterator[str]:

@@ -287,4 +287,7 @@ def _nothing(current: str, applied: set[str], scripts: Mapping[str, Revision], c
 
 
 def undone_of(revisions: tuple[Revision, ...]) -> tuple[Undone, ...]:
-    return tuple(Undone(revision=one.revision, message=one.message, date=one.date, sha256=one.sha256) for one in revisions)
+    return tuple(
+        Undone(revision=one.revision, message=one.message, date=one.date, sha256=one.sha256, script=one.source if one.generated else "")
+        for one in revisions
+    )

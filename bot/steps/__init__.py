@@ -7,6 +7,7 @@ from bot.steps.archive import archive
 from bot.steps.back_up import back_up
 from bot.steps.check_preconditions import check_preconditions
 from bot.steps.downgrade import downgrade
+from bot.steps.look_at_code import look_at_code
 from bot.steps.look_at_health import look_at_health
 from bot.steps.merge_tables import merge_tables
 from bot.steps.put_back import put_back
@@ -30,6 +31,6 @@ STEPS: dict[str, Step] = {
         back_up, rehearse, try_copy, recover, try_tables, try_stamp, check_preconditions, stop_writers, restore_point, restore_beside, swap,
         merge_tables, stamp, archive,
         downgrade, reconcile, upgrade, put_back, verify,
-        roll_back_application, start_writers, look_at_health, watch,
+        roll_back_application, start_writers, look_at_health, look_at_code, watch,
     )
 }  # fmt: skip

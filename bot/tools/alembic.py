@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from bot.keeping import Work
-from bot.model import History
+from bot.model import CodeSeen, History, Plan
 from bot.ports import Database
 from bot.running import Runner
 from bot.tools.alembic_moving import Move, Order
@@ -68,3 +68,7 @@ class AlembicTool:
         """By alembic's own stamp. Facts and errors as `downgrade`."""
         from_ = work.plan.from_
         return await Move(self._helper, Order("stamp", to, () if from_ == "base" else (from_,), {}), work).carry_out()
+
+    async def code(self, plan: Plan) -> CodeSeen:
+        """Alembic applies nothing unasked, and its models are Python: there is nothing that can be seen from here."""
+        return CodeSeen(says="nothing to say", why="Alembic's models are Python")

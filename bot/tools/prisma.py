@@ -1,7 +1,7 @@
 """Prisma, which has no way back of its own: Backout runs the SQL, and leaves `_prisma_migrations` as Prisma's own commands accept it.
 
 The way down of a migration is `down.sql` beside its `migration.sql`; else, where `tool.shadow` names a place to try it, what `prisma migrate diff`
-writes. Prisma's programs never get production's address.
+writes. Prisma's programs never get production's address for a command that writes.
 """
 
 from __future__ import annotations
@@ -16,14 +16,16 @@ from pydantic import Field
 
 from bot.errors import Refusal
 from bot.keeping import Work
-from bot.model import History
+from bot.model import CodeSeen, History, Plan
 from bot.ports import Database
 from bot.running import Runner
 from bot.tools import prisma_rows
 from bot.tools.bounds import Bounds
 from bot.tools.files import read_files
+from bot.tools.prisma_compare import Comparer, reading, without_shadow
 from bot.tools.prisma_diff import Differ
-from bot.tools.prisma_line import Line, drawn
+from bot.tools.prisma_left import left_to_do, seen
+from bot.tools.prisma_line import Line, drawn, migrations
 from bot.tools.prisma_rows import LOCK, TABLE, Row, Rows
 from bot.tools.sql_history import Migration, as_planned, before_anything, between, cut, told, unless_missing
 from bot.tools.sql_moving import Mover, Order, Script, Versions
@@ -44,11 +46,16 @@ class PrismaSettings(Bounds):
     )
 
     prisma: tuple[str, ...] = Field(("node_modules/.bin/prisma",), description="How Prisma is called there. It is asked for nothing but a diff.")
+    schema_file: str = Field(
+        "prisma/schema.prisma", alias="schema", description="Prisma's own schema, a file or a folder, from there: after a rollback it is compared."
+    )
     shadow: Url | None = Field(
         None, repr=False, description="An empty database of another server, in which Prisma may try migrations to write a way down that nobody wrote."
     )
     env: dict[str, str] = Field(
-        {"DATABASE_URL": "{url}", "SHADOW_DATABASE_URL": "{url}"}, repr=False, description="Variables for that; {url} is the shadow's."
+        {"DATABASE_URL": "{url}", "SHADOW_DATABASE_URL": "{url}"},
+        repr=False,
+        description="Variables for Prisma; {url} is the shadow's, and for the comparison the target's, which can only be read.",
     )
 
     def placed(self, base: Path) -> PrismaSettings:
@@ -78,7 +85,7 @@ class PrismaTool:
             revisions=told(line.migrations), heads=tuple(one.revision for one in line.migrations[-1:]),
             bases=tuple(one.revision for one in line.migrations[:1]), current=tuple(found),
             version_table=TABLE, version_table_schema=self._rows.schema, version_query=self._rows.stands, one_transaction=True,
-            remarks=(*line.remarks, self._afterwards()),
+            remarks=(*line.remarks, self._afterwards()), code_follows=True,
         )  # fmt: skip
 
     def _afterwards(self) -> str:
@@ -128,6 +135,16 @@ class PrismaTool:
         script = Script(to, TABLE, (), tuple(marks))
         return await self._move("stamp", to, () if work.plan.from_ == "base" else (work.plan.from_,), (script,), work)
 
+    async def code(self, plan: Plan) -> CodeSeen:
+        """What the next deploy would do wrong, and schema.prisma beside the database. Raises Refusal, when the code can't be read."""
+        settings = self.settings
+        texts = await self._texts()
+        left = left_to_do((one.revision for one in plan.undone), await self._recorded(), migrations(texts, settings.migrations), settings.migrations)
+        url = reading(self._runner.seen(self._database.tool, copy=False), settings.version_schema)
+        env = {**self._env, **without_shadow(settings.env, url)}
+        comparer = Comparer(self._runner, settings.directory, settings.prisma, env, self._database.tool)
+        return seen(left, await comparer.compared(settings.schema_file, settings.read_timeout.total_seconds()), settings.schema_file)
+
     async def _move(self, op: Op, to: str, from_: tuple[str, ...], scripts: tuple[Script, ...], work: Work) -> Mapping[str, Any]:
         versions = Versions(TABLE, self._rows.schema, self._rows.stands)
         order = Order(op, () if to == "base" else (to,), from_, scripts, versions, lock=(LOCK, "`prisma migrate`"))
@@ -166,13 +183,17 @@ class PrismaTool:
     async def _line(self, recorded: Sequence[Row], *, complete: bool = True) -> Line:
         """`complete`: with the ways down that Prisma writes. Raises Refusal."""
         settings = self.settings
-        files = await read_files(
-            self._runner, settings.directory, [settings.migrations], env=self._env, within=settings.read_timeout, copy=self._copy
-        )
-        texts = {path: data.decode("utf-8", "surrogateescape") for path, data in files.items()}
-        line = drawn(texts, settings.migrations, recorded)
+        line = drawn(await self._texts(), settings.migrations, recorded)
         if settings.shadow is None or not complete:
             return line
         env = {**self._env, **{name: text.replace("{url}", settings.shadow.url()) for name, text in settings.env.items()}}
         differ = Differ(self._runner, settings.directory, settings.prisma, settings.shadow, self._database, env, copy=self._copy)
         return replace(line, migrations=await differ.completed(line.migrations, settings.migrations, settings.read_timeout.total_seconds()))
+
+    async def _texts(self) -> dict[str, str]:
+        """Files of the migrations, by path from the project's folder. Raises Refusal."""
+        settings = self.settings
+        files = await read_files(
+            self._runner, settings.directory, [settings.migrations], env=self._env, within=settings.read_timeout, copy=self._copy
+        )
+        return {path: data.decode("utf-8", "surrogateescape") for path, data in files.items()}

@@ -80,7 +80,7 @@ class Differ:
                 return replace(one, why=f"{one.why}, and `prisma migrate diff` could not write one: {said}")
             _KNOWN[given] = wrote
         up = one.up.path if one.up else one.revision
-        return replace(one, down=Way(f"{up} (its reverse, by prisma migrate diff)", _KNOWN[given]), way=WAY, why="")
+        return replace(one, down=Way(f"{up} (its reverse, by prisma migrate diff)", _KNOWN[given]), way=WAY, why="", generated=True)
 
     async def _ask(self, folder: str, name: str, seconds: float) -> tuple[str | None, str]:
         """The script, or why there is none."""

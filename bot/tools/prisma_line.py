@@ -44,6 +44,11 @@ def drawn(files: Mapping[str, str], folder: str, rows: Sequence[Row]) -> Line:
     return Line(tuple(line), frozenset(there), _remarks(rows, there, done, coming, taken_back))
 
 
+def migrations(files: Mapping[str, str], folder: str) -> dict[str, str]:
+    """migration.sql by the name of its directory, whatever it is."""
+    return {name: scripts[0] for name, scripts in _directories(files, folder).items()}
+
+
 def _directories(files: Mapping[str, str], folder: str) -> dict[str, tuple[str, str | None]]:
     """By name: migration.sql, and down.sql where there is one."""
     found: dict[str, tuple[str, str | None]] = {}

@@ -15,7 +15,7 @@ from pydantic import Field, field_validator
 
 from bot.errors import Refusal
 from bot.keeping import Work
-from bot.model import History
+from bot.model import CodeSeen, History, Plan
 from bot.ports import Database
 from bot.running import Runner
 from bot.tools.bounds import Bounds
@@ -108,6 +108,10 @@ class SqlTool:
         listed = ", ".join(literal(one.revision) for one in applied)
         others = f" WHERE {self._column}::text NOT IN ({listed})" if applied else ""
         return (f"DELETE FROM {self._place}{others}", *(each for one in applied for each in self._with(one)))  # noqa: S608  quoted
+
+    async def code(self, plan: Plan) -> CodeSeen:
+        """Scripts are all there is."""
+        return CodeSeen(says="nothing to say", why="plain SQL has no schema of its own")
 
     async def _move(self, op: Op, to: str, from_: tuple[str, ...], planned: Mapping[str, str] | None, work: Work) -> Mapping[str, Any]:
         with before_anything():

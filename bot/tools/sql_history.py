@@ -41,6 +41,8 @@ class Migration:
     way: str = ""
     nothing_there: bool = False
     date: str | None = None
+    #: a program wrote the way down just now
+    generated: bool = False
 
     @property
     def sha256(self) -> str:
@@ -55,7 +57,7 @@ class Migration:
         return Revision(
             revision=self.revision, down=(below,) if below else (), message=f"{self.name} ({self.way})" if self.way else self.name,
             date=self.date, path=(self.up or self.down or Way("", "")).path, sha256=self.sha256, downgrade=kind, why=why,
-            source=self.down.text if self.down else "", language="sql",
+            source=self.down.text if self.down else "", language="sql", generated=self.generated,
         )  # fmt: skip
 
     def _kind(self) -> tuple[DowngradeKind, str]:

@@ -297,3 +297,22 @@ async def test_a_shadow_that_is_not_empty_or_on_the_targets_server_is_refused(we
     with pytest.raises(Refusal, match="on the target's own server"):
         await web.tool(shadow=web.own.url()).read()
     assert web.tables() == {"User", "Escrow"}
+
+
+async def test_the_schema_is_compared_with_the_database_by_prisma_itself(web: Web) -> None:
+    """In a session that can only read: it finds the model that the rollback took away, until the schema follows."""
+    web.deploy()
+    env = {"DATABASE_URL": "{url}", "SHADOW_DATABASE_URL": "{url}", "PRISMA_SCHEMA_ENGINE_BINARY": str(EQUIPMENT / "schema-engine.mjs")}
+    tool = web.tool(env=env, read_timeout="5m")
+    plan = await web.planned(SECOND)
+    assert (await tool.code(plan)).same is True
+    await tool.downgrade(SECOND, Doing(plan))
+    seen = await tool.code(plan)
+    assert (seen.same, "Escrow" in seen.difference) == (False, True), seen
+    assert seen.left == (
+        f"prisma/migrations/{THIRD} is still in the code: the next `prisma migrate deploy` applies it again. Take the directory out",
+    )
+    schema = web.directory / "prisma" / "schema.prisma"
+    schema.write_text(schema.read_text().partition("model Escrow")[0])
+    assert (await tool.code(plan)).same is True
+    assert web.tables() == {"User"}

@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 
 from bot.clock import SystemClock
-from bot.model import Delivery, Person, Request, Severity, State
+from bot.model import AttemptState, Delivery, Person, Request, Severity, State
 from handlers import chat as module
 from handlers import courier
 from handlers.api import Asker, connect
 from handlers.chat import SlackChat
 from handlers.people import SlackDirectory
 from playground.slack import SlackStandIn
-from tests.unit.slack_parts import CHANNEL, DIGEST, MemoryJournal, ToldRollbacks, view
+from tests.unit.slack_parts import CHANNEL, DIGEST, MemoryJournal, ToldRollbacks, attempt, view
 
 ENDED = [
     ("requested", {}), ("planned", {"digest": DIGEST}), ("asked", {"roles": ["dba"], "people": ["U0DBA"], "until": "2026-11-20T04:00:00+00:00"}),
@@ -253,3 +253,36 @@ async def test_a_group_that_cannot_be_asked_leaves_only_the_named(desk: Desk) ->
 async def test_what_is_sent_never_holds_the_token(desk: Desk) -> None:
     await desk.show(await desk.open(), State.SUCCEEDED, ENDED)
     assert desk.slack.bot_token not in json.dumps(desk.slack.messages(CHANNEL))
+
+
+def two_files() -> dict[str, Any]:
+    """A step that puts two files into the thread, and its event."""
+    files = [{"path": f"migrations/2026_reverse_of_{name}/migration.sql", "text": f"-- {name}\n"} for name in "ab"]
+    return {"attempts": (attempt("downgrade", AttemptState.DONE, {"files": files}),)}
+
+
+MOVED = [*ENDED[:5], ("step_done", {"step": "downgrade", "attempt": 1, "summary": "back"})]
+NAMES = ["2026_reverse_of_a.sql", "2026_reverse_of_b.sql"]
+
+
+async def test_every_file_of_an_event_is_in_the_thread_once_also_after_a_death(desk: Desk) -> None:
+    await desk.show(await desk.open(), State.RUNNING, MOVED, **two_files())
+    assert [one.name for one in desk.slack.files()] == NAMES
+    assert {"file:6", "file:6/1"} <= set(desk.journal.sent)
+    for forgotten in ("file:6/1", "file:6"):
+        del desk.journal.sent[forgotten]
+        desk.journal.sent.pop("seq", None)
+        await desk.show(await desk.open(), State.RUNNING, MOVED, **two_files())
+    assert [one.name for one in desk.slack.files()] == NAMES
+
+
+async def test_where_files_can_not_be_uploaded_each_is_text_once(desk: Desk) -> None:
+    desk.slack.fail_next("files.getUploadURLExternal", 200, error="missing_scope", times=9)
+    await desk.show(await desk.open(), State.RUNNING, MOVED, **two_files())
+    for forgotten in ("file:6/1:0", "file:6/1", "file:6:0", "file:6"):
+        desk.journal.sent.pop(forgotten)
+    desk.journal.sent.pop("seq", None)
+    desk.slack.fail_next("files.getUploadURLExternal", 200, error="missing_scope", times=9)
+    await desk.show(await desk.open(), State.RUNNING, MOVED, **two_files())
+    told = [text for text in desk.thread() if "reverse_of" in text and text.startswith("2026")]
+    assert [text.partition("\n")[0] for text in told] == NAMES

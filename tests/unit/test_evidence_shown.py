@@ -330,3 +330,44 @@ def test_a_plan_that_changed_under_a_step_is_no_failure_of_the_step() -> None:
     failed = ("step_failed", {"step": "archive", "attempt": 1, "message": "the plan changed: column x has 9,000 now"})
     shown = view(State.RUNNING, plan=proven(), events=[failed], attempts=(attempt("archive", AttemptState.FAILED, {"changed": True}),))
     assert said(shown).text.startswith("✗ *archive what will be lost: the plan changed*, so nothing was done.")
+
+
+# ------------------------------------------------------------------ files for people, and the code that has to follow
+
+
+def test_a_way_down_that_a_program_wrote_is_shown_in_full_before_anybody_is_asked() -> None:
+    script = "-- DropColumn\n" + 'ALTER TABLE "users" DROP COLUMN "kyc";\n' * 200
+    made = plan(undone=tuple(one.model_copy(update={"script": script if one.revision == "0005" else ""}) for one in plan().undone))
+    for digest in ("", DIGEST):
+        message = said(view(plan=made, events=[("planned", {"digest": digest})]))
+        files = dict(message.files)
+        assert files["0005.down.sql"].endswith(script)
+        assert "can't know data" in files["0005.down.sql"].partition("\n")[0]
+        assert "Nobody wrote the way down of `0005`" in message.text
+    assert said(view(plan=plan(), events=[("planned", {"digest": DIGEST})])).files == ()
+
+
+def test_what_the_script_says_is_covered_by_its_checksum_and_changes_no_digest() -> None:
+    made = plan()
+    with_script = made.model_copy(update={"undone": tuple(one.model_copy(update={"script": "x"}) for one in made.undone)})
+    assert with_script.digest() == made.digest()
+
+
+def test_files_that_the_team_commits_are_in_the_thread_each_with_its_place() -> None:
+    files = [{"path": f"prisma/migrations/2026_reverse_of_{name}/migration.sql", "text": f"-- {name}\n"} for name in "ab"]
+    done = attempt("downgrade", AttemptState.DONE, {"files": files})
+    message = said(view(attempts=(done,), events=[("step_done", {"step": "downgrade", "attempt": 1, "summary": "back"})]))
+    assert message.files == (("2026_reverse_of_a.sql", "-- a\n"), ("2026_reverse_of_b.sql", "-- b\n"))
+    assert "Commit the file below as `prisma/migrations/2026_reverse_of_a/migration.sql`" in message.text
+
+
+def test_what_is_left_to_do_in_the_code_is_said_and_a_long_difference_is_a_file() -> None:
+    found = {"says": "1 thing left to do in the code; schema.prisma differs from the database", "left": ["it is still there"], "same": False,
+             "difference": "[+] Added tables\n  - Escrow"}  # fmt: skip
+    done = attempt("look_at_code", AttemptState.DONE, {"code": found})
+    message = said(view(attempts=(done,), events=[("step_done", {"step": "look_at_code", "attempt": 1})]))
+    assert "• it is still there" in message.text
+    assert message.files[0][1].endswith("[+] Added tables\n  - Escrow\n")
+    done = attempt("look_at_code", AttemptState.DONE, {"code": {"not_looked": "The migrations can't be read"}})
+    message = said(view(attempts=(done,), events=[("step_done", {"step": "look_at_code", "attempt": 1})]))
+    assert "could not be looked at:* The migrations can't be read" in message.text

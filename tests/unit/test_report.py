@@ -377,3 +377,19 @@ def test_the_rehearsals_page_keeps_its_lines_whatever_is_written(text: str) -> N
     assert shape(page) == shape(quiet)
     for rows, calm in zip(tables(page), tables(quiet), strict=True):
         assert [len(CELL_EDGE.findall(row)) for row in rows] == [len(CELL_EDGE.findall(row)) for row in calm]
+
+
+@pytest.mark.parametrize(
+    ("facts", "says"),
+    [
+        ({"code": {"says": "1 thing left", "left": ["take it out"], "same": False, "difference": "[+] Added `x`"}}, "- [ ] take it out."),
+        ({"code": {"says": "the code has followed", "same": True}}, "the code has followed."),
+        ({"code": {"not_looked": "no tar"}}, "could not be looked at: no tar."),
+        (None, "It was not looked at"),
+    ],
+)
+def test_the_code_has_a_part_of_its_own_where_its_tool_can_tell(facts: dict[str, Any] | None, says: str) -> None:
+    made = slack_parts.plan(steps=(PlanStep(name="downgrade"), PlanStep(name="look_at_code")))
+    done = (attempt("look_at_code", AttemptState.DONE, facts),) if facts else ()
+    assert says in markdown(slack_parts.view(State.SUCCEEDED, plan=made, attempts=done))
+    assert "## The code" not in markdown(slack_parts.view(State.SUCCEEDED, attempts=done))
