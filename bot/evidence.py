@@ -90,6 +90,15 @@ class Loss(Noun):
         return self.kind, self.name
 
 
+class Hypertable(Noun):
+    """TimescaleDB's, in words: how it is cut, compressed, kept; how many rows. `broken`: chunks that lack what it has, and why."""
+
+    said: tuple[str, str, str]
+    chunks: int
+    rows: str
+    broken: tuple[str, ...] = ()
+
+
 class Snapshot(Noun):
     """The catalog at one instant: object name -> definition.
 
@@ -101,6 +110,7 @@ class Snapshot(Noun):
     objects: dict[str, str]
     counts: dict[str, int] = Field(default_factory=dict)
     uncounted: dict[str, str] = Field(default_factory=dict)
+    hypertables: dict[str, Hypertable] = Field(default_factory=dict)
 
     def fingerprint(self) -> str:
         return digest_of(self.objects)

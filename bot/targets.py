@@ -12,6 +12,7 @@ from bot.backups.archives import StoredArchives
 from bot.backups.recovering import Recovering
 from bot.clock import SystemClock
 from bot.config import Config, Rehearsal, TargetConfig, adapter_kind, adapter_settings
+from bot.databases import timescale
 from bot.databases.connecting import connected
 from bot.databases.door import Door
 from bot.databases.postgres import PostgresDatabase
@@ -26,7 +27,7 @@ from bot.keeping import PointInTime, Store
 from bot.place import Connect
 from bot.platforms import ONCE, PLATFORMS, SERVICES
 from bot.platforms.services import ServicesPlatform
-from bot.platforms.several import Several, Strangers
+from bot.platforms.several import Several
 from bot.ports import Database, MigrationTool, Scratches
 from bot.runners import RUNNERS
 from bot.running import Inside, Platform, Runner
@@ -55,9 +56,10 @@ def target(config: Config, name: str, journal_system: str, home: Path) -> Target
 
     return TargetParts(
         name=name, channels=part.channels, tool=tools.of(database), runner=tools.runner, database=database,
-        backup=backup_class(store, part.admin, backup_class.Settings(), embedded=binaries, waiters=database.waiters, spool=spool),
+        backup=backup_class(store, part.admin, backup_class.Settings(), embedded=binaries, waiters=database.waiters, spool=spool,
+                            restoring={timescale.NAME: timescale.restoring}),
         archives=StoredArchives(store, spool), pitr=_pitr(part, where, base, home),
-        platform=_platform(part, where, database.strangers, tools.runner.inside),
+        platform=_platform(part, where, database, tools.runner.inside),
         rehearsal=_rehearsal(part, tools, home), enter=enter, elsewhere=lambda connect: PostgresDatabase(target="copy", tool=connect, admin=connect),
         rule=MergeRule(**part.tables.model_dump(), triggers=part.put_back.triggers == "fire"), triggers=part.put_back.triggers == "fire",
         schedules={kind: partial(next_time, text) for kind, text in (("backup", part.backups.schedule), ("drill", part.drill.schedule)) if text},
@@ -87,7 +89,7 @@ class _Tools:
         return self._class(self._settings, self.runner, database, inherited=inherited() if self.runner.inherits else {}, extra=extra or {})
 
 
-def _platform(part: TargetConfig, where: str, strangers: Strangers, inside: Inside | None) -> Platform:
+def _platform(part: TargetConfig, where: str, database: PostgresDatabase, inside: Inside | None) -> Platform:
     maintenance = part.admin.model_copy(update={"database": part.maintenance_database})
     made: list[Platform] = []
     for number, options in enumerate(part.platform):
@@ -103,7 +105,7 @@ def _platform(part: TargetConfig, where: str, strangers: Strangers, inside: Insi
         else:
             platform_class = PLATFORMS[kind]
             made.append(platform_class(adapter_settings(platform_class.Settings, options, place), Door(maintenance, part.database)))
-    return made[0] if made[0].kind in ONCE and len(made) == 1 else Several(made, strangers)
+    return made[0] if made[0].kind in ONCE and len(made) == 1 else Several(made, database.strangers, wake=database.wake_workers)
 
 
 def _pitr(part: TargetConfig, where: str, base: Path, home: Path) -> PointInTime | None:

@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Literal
 
@@ -31,6 +32,7 @@ _AT_MOST = dt.timedelta(days=1)  # the step's own deadline is shorter
 _COMPRESSION = "0"  # gzip's fastest made a dump of 870 MB take 9.0 s instead of 4.3 s, at a third of the size: somebody waits
 _JOBS = max(2, min(4, os.cpu_count() or 1))
 _ROW_SECURITY = re.compile(r'row-level security policy for table "(.+)"')
+_EXTENSION = re.compile(r"\d+; \d+ \d+ EXTENSION - (\S+)")
 _DENIED = re.compile(r"permission denied for (\w+ .+)")
 #: of the sessions of a restore, whatever the database's own settings are
 _RESTORING = {
@@ -38,6 +40,8 @@ _RESTORING = {
     "row_security": "off", "synchronous_commit": "off",
 }  # fmt: skip
 Waiters = Callable[[str], Awaitable[Sequence[Session]]]
+#: how a dump is restored that has the extension of that name: what has to be done before and after, in the database
+Restoring = Mapping[str, Callable[[Connect], AbstractAsyncContextManager[None]]]
 
 
 class DumpBackup:
@@ -64,12 +68,14 @@ class DumpBackup:
         embedded: Callable[[int], Path],
         waiters: Waiters | None = None,
         spool: Path | None = None,
+        restoring: Restoring | None = None,
     ) -> None:
         self._store = store
         self._connect = connect
         self._settings = settings
         self._embedded = embedded
         self._waiters = waiters
+        self._restoring: Restoring = restoring or {}
         self._spool, self._spools = Spool(store, spool), spool
         self._foreign = Foreign(store, self._spool, embedded)
         self._hashed: dict[str, str] = {}  # sha256 -> the store's version of the file that it was taken of
@@ -112,6 +118,11 @@ class DumpBackup:
 
     async def _restore_foreign(self, file: BackupFile, into: Connect, version: int, work: Work, strangers: Strangers) -> tuple[str, ...]:
         found = await strangers.prove(file, version)
+        if special := [name for name in found.extensions if name in self._restoring]:
+            raise StepFailed(
+                f"{file.name} needs the extension {special[0]}, whose restore mode only a superuser may enter, and what others made is "
+                "never restored by one. Restore it by hand into a database of its own, let Backout back that one up, or take single tables out of it."
+            )
         if file.format.startswith("plain"):
             await strangers.plain(file, work)
             return ()
@@ -127,6 +138,10 @@ class DumpBackup:
         async with self._spool.fetched(file.name) as (path, sha256):
             if (sha256 or await self._sha256(file)) != file.sha256:
                 raise StepFailed(f"The backup {file.name} is gone, or is not the file that was made. Make another one.")
+            for name in await _extensions(client.program("pg_restore"), path) if self._restoring else ():
+                if name in self._restoring:
+                    async with self._restoring[name](into):
+                        return await _pg_restore(client, path, env, file.objects, work, into, *more, jobs=1)
             return await _pg_restore(client, path, env, file.objects, work, into, *more)
 
     async def take_schema(self, name: str, snapshot: str, work: Work) -> BackupFile:
@@ -149,7 +164,7 @@ class DumpBackup:
 
     def of(self, connect: Connect) -> DumpBackup:
         """The same, of a server that nobody else is in."""
-        return DumpBackup(self._store, connect, self._settings, embedded=self._embedded, spool=self._spools)
+        return DumpBackup(self._store, connect, self._settings, embedded=self._embedded, spool=self._spools, restoring=self._restoring)
 
     async def found(self, known: Collection[str]) -> tuple[Found, ...]:
         return await self._foreign.found(known)
@@ -260,10 +275,10 @@ class DumpBackup:
 
 
 async def _pg_restore(
-    client: Client, path: Path, env: Mapping[str, str], objects: int, work: Work, into: Connect, *more: str, tar: bool = False
+    client: Client, path: Path, env: Mapping[str, str], objects: int, work: Work, into: Connect, *more: str, tar: bool = False, jobs: int = _JOBS
 ) -> Said:
     argv = [client.program("pg_restore"), "--no-publications", "--no-subscriptions", "--no-password", "--verbose", *more]
-    argv += [] if tar else ["--jobs", str(_JOBS)]  # a tar is read by one alone
+    argv += [] if tar or jobs == 1 else ["--jobs", str(jobs)]  # a tar is read by one alone
     return await _restored([*argv, "--dbname", _conninfo(into.database), str(path)], env, objects, work)
 
 
@@ -273,6 +288,19 @@ def _judged(said: Said, into: Connect) -> tuple[str, ...]:
         facts = {"errors": said.fatal[:20], "of": len(said.fatal)}
         raise StepFailed(f"This backup can't be restored: {redact(said.fatal[0], (into.password,))}.", facts)
     return tuple(said.ignored)
+
+
+async def _extensions(restore: str, path: Path) -> list[str]:
+    """Those that the dump makes; they stand before its tables."""
+    found = []
+    listing = programs.contents(restore, path)
+    async for line in listing:
+        if entry := _EXTENSION.match(line):
+            found.append(entry[1])
+        elif " TABLE " in line:
+            break
+    await listing.aclose()
+    return found
 
 
 def _unowned(owners: bool) -> tuple[str, ...]:

@@ -48,9 +48,13 @@ SELECT array_agg(slot_name::text ORDER BY slot_name) FILTER (WHERE NOT active) A
 
 _EXTENSIONS = "SELECT extname::text FROM pg_extension WHERE extname <> 'plpgsql' ORDER BY 1"
 
+# With a table its parts and chunks: what is done to it is done to them.
 _SIZES = """
-SELECT name, pg_total_relation_size(c.oid) AS bytes, greatest(c.reltuples, 0)::int8 AS rows
-FROM unnest($1::text[]) AS name JOIN pg_class c ON c.oid = to_regclass(name)"""
+WITH RECURSIVE tree (name, oid) AS (SELECT name, to_regclass(name)::oid FROM unnest($1::text[]) AS name
+  UNION SELECT t.name, i.inhrelid FROM tree t JOIN pg_inherits i ON i.inhparent = t.oid)
+SELECT t.name, sum(pg_total_relation_size(c.oid))::int8 AS bytes,
+  coalesce(sum(greatest(c.reltuples, 0)) FILTER (WHERE c.relkind <> 'p'), 0)::int8 AS rows
+FROM tree t JOIN pg_class c USING (oid) GROUP BY t.name"""
 
 _SESSION = """s.usename, coalesce(s.application_name, '') AS application_name, s.state,
   extract(epoch FROM clock_timestamp() - s.xact_start)::float8 AS age, coalesce(left(s.query, 500), '') AS query"""

@@ -1,6 +1,6 @@
 """What a database consists of, read from its catalogs in one snapshot; and how many rows each table has.
 
-Left out: system schemas, temporary things, and members of extensions (pg_depend.deptype 'e'). Names are quoted as in SQL.
+Left out: system schemas, temporary things, members of extensions (pg_depend.deptype 'e'), and TimescaleDB's chunks. Names are quoted as in SQL.
 Read under `search_path = pg_catalog`, so that every name inside a definition is in full (databases.md F17).
 """
 
@@ -12,9 +12,10 @@ from collections.abc import Iterator, Sequence
 
 import asyncpg
 
+from bot.databases import hypertables
 from bot.databases.connecting import LOST, STATEMENT_TIMEOUT, Connection, words
 
-_OURS = """n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
+_OURS = """n.nspname !~ '^(pg|_timescaledb)_' AND n.nspname <> 'information_schema'
   AND NOT EXISTS (SELECT FROM pg_depend e WHERE e.classid = '{catalog}'::regclass AND e.objid = {oid} AND e.deptype = 'e')"""
 _RELATION = _OURS.format(catalog="pg_class", oid="c.oid") + " AND c.relpersistence <> 't'"
 _FROM_RELATION = "FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
@@ -221,6 +222,7 @@ async def objects(session: Connection) -> dict[str, str]:
     async with session.transaction(isolation="repeatable_read", readonly=True):
         for sql in (*_EVERYTHING, *((_MEMBER_SCHEMAS,) if session.get_server_version() >= (15,) else ())):
             found.update((row[0], row[1]) for row in await session.fetch(sql))
+        found |= await hypertables.definitions(session)
     return dict(sorted(found.items()))
 
 
@@ -229,15 +231,16 @@ async def counts(session: Connection) -> tuple[dict[str, int], dict[str, str]]:
 
     A partitioned table has the rows of its parts; it can't be counted when one of them can't. Foreign tables are never read.
     """
-    tables = await session.fetch(_COUNTABLE)
+    tables, parts = await session.fetch(_COUNTABLE), await hypertables.known(session)
     rows: dict[int, int] = {}
     reasons: dict[int, str] = {}
     for table in tables:
         if table["partitioned"]:
             continue
         try:
-            # ONLY: what inherits from it is counted by itself, or is foreign.
-            rows[table["oid"]] = await session.fetchval(f"SELECT count(*) FROM ONLY {table['name']}")
+            # ONLY: what inherits from it is counted by itself, or is foreign. A hypertable's chunks are itself.
+            only = "" if table["oid"] in parts.roots else "ONLY "
+            rows[table["oid"]] = await session.fetchval(f"SELECT count(*) FROM {only}{table['name']}")
         except asyncpg.PostgresError as error:
             reasons[table["oid"]] = _why_not(error)
     _add_up(tables, rows, reasons)

@@ -22,6 +22,7 @@ _SCHEDULERS = {
     "cron.job": "DELETE FROM cron.job",
     "pgagent.pga_job": "UPDATE pgagent.pga_job SET jobenabled = false",
     "_timescaledb_config.bgw_job": "UPDATE _timescaledb_config.bgw_job SET scheduled = false",
+    "_timescaledb_catalog.bgw_job": "UPDATE _timescaledb_catalog.bgw_job SET scheduled = false",
 }
 _TABLES = f"""
 SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace

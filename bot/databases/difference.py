@@ -170,7 +170,7 @@ class _Comparison:
         rest = Tally()
         for part in question.before:
             tally = question.gone.get(part.table.oid, Tally())
-            if part.table.oid == root.oid or part.table.oid in self._is:
+            if part.table.oid == root.oid or part.table.oid in self._is or part.table.chunk:
                 rest.merge(tally)
             elif tally.count or not part.rows:
                 why = "" if tally.count == part.rows else "its other rows are in other partitions now"

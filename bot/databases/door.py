@@ -12,7 +12,7 @@ from typing import Any
 
 import asyncpg
 
-from bot.databases import acl, key, may_close, visitors
+from bot.databases import acl, key, may_close, timescale, visitors
 from bot.databases.acl import PUBLIC, Acl
 from bot.databases.connecting import CATALOG, Connection, connected, quoted, words
 from bot.databases.key import Key
@@ -100,6 +100,7 @@ class Door:
                 taken, notes = await self._take(session, it, run, stopped, remember, roles)
             mine = (await key.held(session, it.oid))[0]
             await visitors.inside(session, it.oid, _ours(it, mine), end_arriving=True)
+            await self._quiet()
             ended = await visitors.end(session, it.oid, _ours(it, mine))
             await self._prove(session, it, mine)
         await self._try_key(mine)
@@ -171,7 +172,10 @@ class Door:
     async def _prove(self, session: Connection, it: Here, mine: Key) -> None:
         if leaks := await _others(session, it, mine):
             raise _failed(_leaking(it, leaks))
-        if there := await visitors.inside(session, it.oid, _ours(it, mine)):
+        there = await visitors.inside(session, it.oid, _ours(it, mine))
+        if there and await self._quiet():  # a clone brings them back
+            there = await visitors.inside(session, it.oid, _ours(it, mine))
+        if there:
             facts = {"inside": [one.model_dump(mode="json") for one in there[: visitors.SHOWN]], "inside_total": len(there)}
             raise StepFailed(f"The door of {it.name} is closed, but somebody is still in: {visitors.told(there)}. End them, then retry.", facts)
         if gids := await visitors.prepared(session, it.oid):
@@ -180,6 +184,14 @@ class Door:
                 f"{it.name} has prepared transactions, which hold their locks without a session: {named}. Commit or roll back each, then retry.",
                 {"prepared": list(gids[: visitors.SHOWN])},
             )
+
+    async def _quiet(self) -> bool:
+        """Workers of an extension come in by no door, and come back when they are ended."""
+        return await timescale.quiet(self._inside)
+
+    @property
+    def _inside(self) -> Connect:
+        return self._maintenance.model_copy(update={"database": self._tool.database})
 
     async def entrance(self, run: str) -> Connect | None:
         """How the tool enters while this run holds the door closed, by a password that is new each time; None: as always."""
@@ -205,6 +217,7 @@ class Door:
             await visitors.end_former(session)
             held = await key.of_run(session, before.run)
             if not held:
+                await timescale.wake(self._inside)
                 name = await _name(session, before, self._tool.database)
                 return {"says": f"the door of {name} is open", "opened": False, "notes": await _without_login(session, before)}
             # A swap took the door along to the database that was put in the place.
@@ -214,6 +227,7 @@ class Door:
             await visitors.end_role(session, mine.oid)
             async with session.transaction():
                 notes = await _unshut(session, it, before, mine)
+        await timescale.wake(self._inside)
         says = f"the door of {it.name} is open again, its rights are as they were"
         return {"says": "; ".join((says, *notes)), "opened": True, "notes": list(notes)}
 

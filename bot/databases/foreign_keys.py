@@ -5,8 +5,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from bot.databases import hypertables
 from bot.databases.connecting import Connection, quoted
 from bot.databases.staging import Stage, literal
 
@@ -57,15 +58,21 @@ class ForeignKey:
 
 
 async def foreign_keys(session: Connection, tables: Sequence[int]) -> list[ForeignKey]:
-    rows = await session.fetch(_FOREIGN_KEYS, list(tables))
-    return [ForeignKey(**{**dict(row), **{name: tuple(row[name]) for name in ("columns", "refers", "equal")}}) for row in rows]
+    return await _read(session, _FOREIGN_KEYS, tables)
 
 
 async def referring(session: Connection, tables: Sequence[int]) -> list[ForeignKey]:
     """Keys of whatever tables that refer to these."""
-    rows = await session.fetch(_FOREIGN_KEYS.replace("k.conrelid = ANY", "k.confrelid = ANY"), list(tables))
-    keys = [ForeignKey(**{**dict(row), **{name: tuple(row[name]) for name in ("columns", "refers", "equal")}}) for row in rows]
+    keys = await _read(session, _FOREIGN_KEYS.replace("k.conrelid = ANY", "k.confrelid = ANY"), tables)
     return [key for key in keys if key.own]
+
+
+async def _read(session: Connection, sql: str, tables: Sequence[int]) -> list[ForeignKey]:
+    """What a hypertable's chunks have of its keys goes with it; its rows are theirs."""
+    parts = await hypertables.known(session)
+    rows = [row for row in await session.fetch(sql, list(tables)) if row["child"] not in parts.chunks and row["parent"] not in parts.chunks]
+    keys = [ForeignKey(**{**dict(row), **{name: tuple(row[name]) for name in ("columns", "refers", "equal")}}) for row in rows]
+    return [replace(key, parent_name=key.parent_name.removeprefix("ONLY ")) if key.parent in parts.roots else key for key in keys]
 
 
 def parents_first(stages: Sequence[Stage], keys: Sequence[ForeignKey]) -> list[Stage]:

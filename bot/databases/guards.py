@@ -16,7 +16,8 @@ from bot.databases.tables import PATIENCE, Table
 from bot.evidence import Loss, LossKind
 
 _OF_TABLE = (
-    "JOIN pg_class c ON c.oid = {} JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'"
+    "JOIN pg_class c ON c.oid = {} JOIN pg_namespace n ON n.oid = c.relnamespace"
+    " WHERE n.nspname !~ '^(pg|_timescaledb)_' AND n.nspname <> 'information_schema'"
 )
 
 _POLICIES = f"""

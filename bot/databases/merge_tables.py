@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from bot.databases import foreign_keys as fk
+from bot.databases import hypertables
 from bot.databases.connecting import Connection, connected, quoted
 from bot.databases.pieces import LONG, PINNED, text_of
 from bot.databases.staging import Conflicts, Stage, bare, literal
@@ -66,6 +67,8 @@ class _Merging:
         for stage in stages:
             facts = await read_facts(self._there, by_table[stage.table.oid].theirs)
             notes += await advance(self._here, stage.table.oid, stage.table.source, facts)
+            if then := facts.get("hypertable"):  # as in the backup, should it have become a plain table since
+                notes += await hypertables.make_again(self._here, stage.part.table, then)
         conflicts = self._conflicts
         return Merged(tables=tuple(done), conflicts=tuple(conflicts.listed), conflicts_total=conflicts.total, notes=tuple(notes))
 

@@ -6,10 +6,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal, TypeAlias
 
 import asyncpg
 
+from bot.databases import hypertables
 from bot.databases.connecting import CATALOG, Connection, quoted, words
 from bot.databases.tables import ROW
 from bot.evidence import Loss, Touched
@@ -38,6 +39,7 @@ LONG = 7 * 86400.0  # seconds; the step has a deadline of its own
 
 NOT_THERE = "It isn't in the database from which the archive is read."
 What = Literal["table", "column", "rows", "values"]
+Row: TypeAlias = Mapping[str, Any]
 _OF_TABLES: dict[str, What] = {"table": "table", "rows": "rows", "values": "values"}
 _OF_COLUMNS = frozenset({"column", "values", "type", "enum"})
 
@@ -140,6 +142,8 @@ class Piece:
     leaves: tuple[str, ...]
     others: tuple[str, ...] = ()
     losses: tuple[str, ...] = field(default=())
+    #: a hypertable: its leaves are chunks
+    cut: bool = False
     #: only rows whose keys, as this expression writes them, are among these; None: all
     narrowed: tuple[str, tuple[str, ...]] | None = None
 
@@ -210,6 +214,7 @@ class _Wanted:
     table: str
     oid: int
     kind: str
+    cut: bool = False
     whole: dict[What, list[str]] = field(default_factory=dict)
     columns: dict[What, dict[str, list[str]]] = field(default_factory=dict)
 
@@ -222,14 +227,17 @@ async def pieces(session: Connection, losses: Sequence[Loss]) -> tuple[list[Piec
     """What is to be archived, and by name of the loss what can't be, with the reason. Definitions (policies, indexes, ...) are not data."""
     left_out: dict[str, str] = {loss.name: loss.why or "It can't be read." for loss in losses if loss.kind == "unreadable"}
     wanted = await _wanted(session, losses, left_out)
-    below: dict[int, list[asyncpg.Record]] = {}
+    below: dict[int, list[Row]] = {}
+    parts = await hypertables.known(session)
     for row in await session.fetch(_DESCENDANTS, list(wanted)):
-        below.setdefault(row["root"], []).append(row)
+        below.setdefault(row["root"], []).append({**row, "partition": row["partition"] or row["oid"] in parts.chunks})
+    for oid in parts.roots & wanted.keys():
+        wanted[oid].kind, wanted[oid].cut = "p", True
     _inherit(wanted, below)
     found: list[Piece] = []
     for want in wanted.values():
         leaves = [row for row in below.get(want.oid, ()) if row["partition"] and row["kind"] != "p"]
-        if reason := _unfit(want, leaves):
+        if reason := _unfit(want, leaves) or _packed(leaves, parts):
             left_out.update(dict.fromkeys(want.losses(), reason))
             continue
         names = tuple(row["name"] for row in leaves) if want.kind == "p" else (want.table,)
@@ -269,7 +277,7 @@ def _want(wanted: dict[int, _Wanted], row: asyncpg.Record, losses: Sequence[Loss
             want.columns.setdefault("column" if loss.kind == "column" else "values", {}).setdefault(column, []).append(loss.name)
 
 
-def _inherit(wanted: dict[int, _Wanted], below: dict[int, list[asyncpg.Record]]) -> None:
+def _inherit(wanted: dict[int, _Wanted], below: dict[int, list[Row]]) -> None:
     """Partitions are read through their parent, unless one of them is foreign; what a parent of the other kind loses, its children lose too."""
     for root, rows in below.items():
         foreign = any(row["partition"] and row["kind"] == "f" for row in rows)
@@ -294,7 +302,7 @@ def _leave_to_parent(wanted: dict[int, _Wanted], root: int, leaf: int) -> None:
         wanted[leaf].columns[what] = {name: names for name, names in wanted[leaf].columns.get(what, {}).items() if name not in columns}
 
 
-def _unfit(want: _Wanted, leaves: Sequence[asyncpg.Record]) -> str:
+def _unfit(want: _Wanted, leaves: Sequence[Row]) -> str:
     foreign = [row["name"] for row in leaves if row["kind"] == "f"]
     if want.kind == "f":
         return "It is a foreign table: its rows are on another server and stay there."
@@ -303,11 +311,16 @@ def _unfit(want: _Wanted, leaves: Sequence[asyncpg.Record]) -> str:
     return f"Its part {foreign[0]} is a foreign table, whose rows are on another server; its other parts are archived." if foreign else ""
 
 
+def _packed(leaves: Sequence[Row], parts: hypertables.Known) -> str:
+    count = sum(row["oid"] in parts.compressed for row in leaves)
+    return f"{count} of its chunks are compressed: their rows lie in batches, and only the restore point has them." if count else ""
+
+
 async def _cut(session: Connection, want: _Wanted, leaves: tuple[str, ...], left_out: dict[str, str]) -> list[Piece]:
     fields = await fields_of(session, want.oid)
     keys = await keys_of(session, want.oid)
     stored = tuple(name for name, column in fields.items() if not column.computed)
-    base = Piece(want.table, want.oid, "table", keys[0] if keys else Key(), stored, fields, leaves)
+    base = Piece(want.table, want.oid, "table", keys[0] if keys else Key(), stored, fields, leaves, cut=want.cut)
     if "table" in want.whole:
         return [replace(base, losses=tuple(want.losses()))]
     found = []

@@ -15,7 +15,7 @@ from typing import Any
 
 import asyncpg
 
-from bot.databases import archive, beside, bounds, catalog, clone, difference, merge_tables, put_back, sampling, tables_beside
+from bot.databases import archive, beside, bounds, catalog, clone, difference, hypertables, merge_tables, put_back, sampling, tables_beside, timescale
 from bot.databases.connecting import CATALOG, Connection, connected, pooler, quoted, words
 from bot.databases.fence import HOLDER, PostgresFence
 from bot.databases.rights import rights
@@ -164,7 +164,8 @@ class PostgresDatabase:
         async with connected(self.admin, CATALOG) as session:
             found = await catalog.objects(session)
             counts, uncounted = await catalog.counts(session) if count else ({}, {})
-        return Snapshot(objects=found, counts=counts, uncounted=uncounted)
+            standing = await hypertables.standing(session, count=True) if count else {}
+        return Snapshot(objects=found, counts=counts, uncounted=uncounted, hypertables=standing)
 
     async def ask(self, sql: str) -> Answer:
         try:
@@ -185,7 +186,14 @@ class PostgresDatabase:
     # ------------------------------------------------------------------ who is in it
 
     async def strangers(self) -> tuple[Session, ...]:
-        return await strangers(self._maintenance, self.tool.database)
+        there = await strangers(self._maintenance, self.tool.database)
+        if there and await timescale.quiet(self.admin):  # workers of an extension's are nobody's services
+            return await strangers(self._maintenance, self.tool.database)
+        return there
+
+    async def wake_workers(self) -> None:
+        """The extension's workers that were kept out while services were stopped."""
+        await timescale.wake(self.admin)
 
     async def sessions(self, application: str) -> tuple[Session, ...]:
         return await self._look(_SESSIONS, application)
@@ -220,7 +228,7 @@ class PostgresDatabase:
         return bounds.objections(await bounds.bounds(self.admin), max_size=max_size)
 
     async def remarks(self) -> tuple[str, ...]:
-        return bounds.remarks(await bounds.bounds(self.admin))
+        return (*bounds.remarks(await bounds.bounds(self.admin)), *await hypertables.remarks(self.admin))
 
     def sampling(self, work: Work) -> AbstractAsyncContextManager[sampling.Sampling]:
         return sampling.sampling(self.admin, work.application, lambda: self.waiters(work.application))
@@ -291,7 +299,9 @@ class PostgresDatabase:
         return await self._swap.in_the_way(incoming, kept)
 
     async def swap(self, incoming: BackupFile, kept: str, note: str, run: str, name: str) -> BackupFile:
-        return await self._swap.swap(incoming, kept, note, run, name)
+        old = await self._swap.swap(incoming, kept, note, run, name)
+        await timescale.wake(self.admin)  # until now they were kept out of it
+        return old
 
     async def swapped(self, incoming: BackupFile, kept: str) -> bool | None:
         return await self._swap.happened(incoming, kept)

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from bot.databases import foreign_keys as fk
-from bot.databases import large_objects
+from bot.databases import hypertables, large_objects
 from bot.databases.connecting import Connection, connected, quoted
 from bot.databases.pieces import LONG, PINNED, hashed, text_of
 from bot.databases.staging import Conflicts, Stage, literal, stage_objects, stage_part
@@ -53,6 +53,9 @@ class _Putting:
         self._unchanged = 0
 
     async def run(self, *, triggers: bool) -> PutBack:
+        for part in self._parts:
+            if (then := part.table_facts.get("hypertable")) is not None:
+                self._notes += await hypertables.make_again(self._session, part.table, then)
         unlocked = Unlocked(self._session, [part.table for part in self._parts])
         self._notes += await unlocked.open(triggers=triggers)
         stages = await self._stage()

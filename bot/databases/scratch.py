@@ -13,7 +13,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from pathlib import Path
 from typing import Protocol
 
-from bot.databases import cutting, dressing, likeness
+from bot.databases import cutting, dressing, likeness, timescale
 from bot.databases.connecting import Connection, connected, quoted
 from bot.databases.likeness import Likeness
 from bot.errors import ConfigError, ProgramFailed, Refusal
@@ -31,7 +31,9 @@ _SETTINGS = {
     "max_connections": str(_CONNECTIONS), "shared_buffers": "256MB", "maintenance_work_mem": "256MB", "max_logical_replication_workers": "0",
 }  # fmt: skip
 #: They work only in a server that loads them as it starts.
-PRELOADED = {"timescaledb", "pg_cron", "citus"}
+PRELOADED = {timescale.NAME, "pg_cron", "citus"}
+#: so a throwaway server is started for a target that has them; there is none for the others
+_LOADING: Mapping[str, Mapping[str, str]] = {timescale.NAME: timescale.SETTINGS}
 _WRITING = {"default_transaction_read_only": "off", "statement_timeout": "0", "lock_timeout": "0"}
 
 #: how the tool enters, how Backout does, and another database of that server
@@ -68,6 +70,8 @@ class ThrowawayScratches:
     async def open(self, work: Work, *, sampled: bool = False) -> AsyncIterator[ServerScratch]:
         like = await likeness.read(self._source, self._tool.user)
         major = _major(like.version // 10000, await self._clusters.majors())
+        if sampled and timescale.NAME in like.extensions:
+            raise _impossible("A sample of rows can't be made of hypertables: their chunks only come with all of it.", "Raise rehearsal.max_size.")
         if not sampled:
             _refuse_too_small(self._home, int(like.facts["size"]))
         superuser = _unlike({row["name"] for row in like.roles})
@@ -77,6 +81,8 @@ class ThrowawayScratches:
             try:
                 admin = await stack.enter_async_context(starting)
             except (ProgramFailed, ConfigError, OSError) as error:
+                if missing := _not_loaded(error, like):
+                    raise _no_extension(missing) from error
                 raise _impossible(f"The throwaway server did not start: {_said(error)}", "Mend that, or set rehearsal.server to a server.") from error
             scratch = ServerScratch(like, admin, self._tool, self._at)
             await scratch.prepare()
@@ -113,12 +119,15 @@ class ServerScratch:
         async with connected(self._admin, _WRITING) as session:
             await self._know(session)
             there = {row[0]: row[1] for row in await session.fetch("SELECT name::text, default_version FROM pg_available_extensions")}
+            loaded = re.split(r"[\s,]+", await session.fetchval("SELECT current_setting('shared_preload_libraries')"))
             self._note(_less_than_proof(self._like, self.version))
-            self._note(_extensions(self._like.extensions, there))
+            self._note(_extensions(self._like.extensions, there, loaded))
             self._note(await likeness.make_roles(session, self._like, self._tool.password))
             self._note(await likeness.make_empty(session, self._like, self._real(self._empty)))
         async with connected(self.superuser(self._empty), _WRITING) as session:
             self._note(await likeness.make_public(session, self._like))
+            if timescale.NAME in self._like.extensions:  # no script may make it by itself: it wants a superuser
+                await session.execute("CREATE EXTENSION IF NOT EXISTS timescaledb SCHEMA public")
 
     async def _know(self, session: Connection) -> None:
         self.version = await session.fetchval("SELECT current_setting('server_version_num')::int")
@@ -194,7 +203,8 @@ def _refuse_too_small(home: Path, size: int) -> None:
 def _settings(like: Likeness) -> dict[str, str]:
     """With room for one transaction that locks everything there is."""
     locks = int(like.facts["relations"]) * 5 // 4 // _CONNECTIONS
-    return {**_SETTINGS, "max_locks_per_transaction": str(max(128, locks))}
+    loading = {key: value for name, settings in _LOADING.items() if name in like.extensions for key, value in settings.items()}
+    return {**_SETTINGS, **loading, "max_locks_per_transaction": str(max(128, locks))}
 
 
 def _less_than_proof(like: Likeness, version: int) -> list[str]:
@@ -209,14 +219,28 @@ def _less_than_proof(like: Likeness, version: int) -> list[str]:
     return said
 
 
-def _extensions(wanted: Mapping[str, str], there: Mapping[str, str]) -> list[str]:
-    way_out = "set rehearsal.server to a server that has it"
-    for name in wanted:
+def _extensions(wanted: Mapping[str, str], there: Mapping[str, str], loaded: Sequence[str]) -> list[str]:
+    for name, version in wanted.items():
         if name not in there:
-            raise _impossible(f"extension {name} is not on the throwaway server", way_out)
-        if name in PRELOADED:
+            raise _no_extension(name)
+        if name in PRELOADED and name not in loaded:
+            way_out = "set rehearsal.server to a server that has it"
             raise _impossible(f"extension {name} works only in a server that loads it as it starts, and the throwaway server does not", way_out)
+        if name == timescale.NAME and there[name] != version:
+            message = f"extension {name} is {there[name]} on the throwaway server, production has {version}, and a dump only comes back to its own"
+            raise _impossible(message, f"Install {name} {version} on this machine, or set rehearsal.server to a server that has it.")
     return [f"extension {name} is {there[name]} there, production has {version}" for name, version in wanted.items() if there[name] != version]
+
+
+def _no_extension(name: str) -> Refusal:
+    return _impossible(f"extension {name} is not on the throwaway server", "set rehearsal.server to a server that has it")
+
+
+def _not_loaded(error: Exception, like: Likeness) -> str | None:
+    """The extension whose library that server should have loaded, and has not."""
+    output = error.output if isinstance(error, ProgramFailed) else ""
+    found = re.search(r'could not access file "(\w+)"', output)
+    return found[1] if found and found[1] in like.extensions else None
 
 
 def _unlike(names: set[str]) -> str:

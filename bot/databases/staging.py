@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import asyncpg
 
-from bot.databases import large_objects
+from bot.databases import hypertables, large_objects
 from bot.databases.connecting import Connection, quoted, words
 from bot.databases.pieces import LONG, Field, Key, fields_of, keys_of, text_of
 from bot.errors import StepFailed
@@ -58,7 +58,7 @@ class Conflicts:
 
 @dataclass(frozen=True)
 class Table:
-    """A table as it is now. `name` is quoted; `source` is what its rows are read from."""
+    """A table as it is now. `name` is quoted; `source` is what its rows are read from. A hypertable's kind is 'p', as a partitioned table's."""
 
     oid: int
     name: str
@@ -125,7 +125,8 @@ async def stage_part(session: Connection, part: Part, number: int, source: Archi
         conflicts.add_all(part, "The table isn't there.")
         return None
     fields = await fields_of(session, row["oid"])
-    table = Table(row["oid"], part.table, row["kind"], fields)
+    kind = "p" if await hypertables.is_one(session, row["oid"]) else row["kind"]
+    table = Table(row["oid"], part.table, kind, fields)
     if missing := [name for name in part.key if name not in fields]:
         conflicts.add_all(part, f"Its key {', '.join(missing)} isn't there.")
         return None

@@ -13,6 +13,7 @@ from typing import Any
 
 import asyncpg
 
+from bot.databases import hypertables
 from bot.databases.connecting import Connection, quoted, words
 from bot.databases.pieces import Piece
 
@@ -33,7 +34,8 @@ SELECT jsonb_build_object('name', format('%I.%I', n.nspname, c.relname), 'owner'
     WHERE i.indrelid = c.oid AND i.indisreplident AND c.relreplident = 'i'),
   'statistics', (SELECT coalesce(jsonb_object_agg(a.attname, a.attstattarget), '{{}}') FROM pg_attribute a
     WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attstattarget > 0),
-  'triggers', (SELECT coalesce(jsonb_agg(t.tgname ORDER BY t.tgname), '[]') FROM pg_trigger t WHERE t.tgrelid = c.oid AND NOT t.tgisinternal))
+  'triggers', (SELECT coalesce(jsonb_agg(t.tgname ORDER BY t.tgname), '[]') FROM pg_trigger t WHERE t.tgrelid = c.oid AND NOT t.tgisinternal
+    AND t.tgname <> 'ts_insert_blocker'))
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1::oid"""
 
 _PUBLISHED = """
@@ -53,13 +55,14 @@ WHERE a.attrelid = $1::oid ORDER BY a.attnum"""
 
 
 async def read_facts(session: Connection, piece: Piece) -> dict[str, Any]:
-    """Of the piece's table, and of the partitions that are read for it."""
-    tables = [await _facts(session, oid) for oid in await _oids(session, {piece.table, *piece.leaves})]
+    """Of the piece's table, and of the partitions that are read for it; chunks have what their hypertable has."""
+    tables = [await _facts(session, oid) for oid in await _oids(session, {piece.table, *(() if piece.cut else piece.leaves)})]
     sequences = [
         {"name": row["name"], "column": row["column"], "step": row["step"], "last": row["last"], "grants": json.loads(row["grants"])}
         for row in await session.fetch(_SEQUENCES, piece.oid)
     ]
-    return {"tables": tables, "sequences": sequences}
+    cut = {"hypertable": await hypertables.facts(session, piece.table)} if piece.cut and piece.what == "table" else {}
+    return {"tables": tables, "sequences": sequences, **cut}
 
 
 async def _oids(session: Connection, names: set[str]) -> list[int]:

@@ -1,6 +1,7 @@
 """What a database's tables are, as two copies of one database are compared: by OID and attribute number, which a clone keeps (databases.md F19).
 
-Everything that holds rows of its own is here, also what extensions brought; foreign tables and views are not.
+Everything that holds rows of its own is here, also what extensions brought (but TimescaleDB's bookkeeping); foreign tables and views are not.
+A hypertable is as a partitioned table, whose parts are its chunks.
 Values are turned into text by the output functions of their types, never by casts that somebody made: we may be a superuser.
 """
 
@@ -14,6 +15,7 @@ from typing import Any, TypeVar
 
 import asyncpg
 
+from bot.databases import hypertables
 from bot.databases.connecting import CATALOG, Connection
 
 #: A value's text depends on these six and the role (databases.md F19). Reading takes as long as it takes: one side waits for the other.
@@ -44,6 +46,8 @@ SELECT c.oid, c.relkind::text, c.relname, format('%I.%I', n.nspname, c.relname) 
     WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped) AS types
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace LEFT JOIN pg_am am ON am.oid = c.relam
 WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't' AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
+  AND NOT (n.nspname ~ '^_timescaledb_' AND EXISTS (
+    SELECT FROM pg_depend e WHERE e.classid = 'pg_class'::regclass AND e.objid = c.oid AND e.deptype = 'e'))
 ORDER BY n.nspname, c.relname"""
 
 # A default is evaluated only when it is made of constants and immutable functions of the server's own.
@@ -104,7 +108,10 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """`root` is the top of its partition tree, or itself; `size` its bytes, or -1. `types` changes when the type of any column does."""
+    """`root` is the top of its partition tree, or itself; `size` its bytes, or -1. `types` changes when the type of any column does.
+
+    `chunk`: a part whose name says nothing to anybody; `packed`: a chunk whose rows lie in compressed batches elsewhere.
+    """
 
     oid: int
     relkind: str
@@ -119,6 +126,8 @@ class Table:
     forced: bool
     numbers: tuple[int, ...]
     types: str | None
+    chunk: bool = False
+    packed: bool = False
 
     @property
     def empty(self) -> bool:
@@ -162,7 +171,17 @@ async def both(one: Awaitable[T], other: Awaitable[T]) -> tuple[T, T]:
 async def read_tables(session: Connection, *, sizes: bool) -> dict[int, Table]:
     """By OID, in the order of their names. Asking for a size waits for whoever holds the table: only where nobody does."""
     rows = await session.fetch(_TABLES, sizes, timeout=PATIENCE)
-    return {row["oid"]: Table(**{**dict(row), "numbers": tuple(row["numbers"])}) for row in rows}
+    parts = await hypertables.known(session)
+    return {row["oid"]: _table(row, parts) for row in rows}
+
+
+def _table(row: asyncpg.Record, parts: hypertables.Known) -> Table:
+    found: dict[str, Any] = {**row, "numbers": tuple(row["numbers"])}
+    if row["oid"] in parts.roots:
+        found["relkind"] = "p"
+    elif (root := parts.chunks.get(row["oid"])) is not None:
+        found |= {"partition": True, "root": root, "chunk": True, "packed": row["oid"] in parts.compressed}
+    return Table(**found)
 
 
 async def read_shapes(session: Connection, oids: Iterable[int]) -> dict[int, Shape]:

@@ -119,7 +119,7 @@ def _columns_differ(mine: Piece, theirs: Piece) -> str:
 async def _load(there: Connection, here: Connection, mine: Piece, theirs: Piece, number: int) -> Stage:
     types = tuple(mine.fields[name].type for name in mine.columns)
     part = Part(table=mine.table, what="table", key=mine.key.columns, columns=mine.columns, types=types, rows=0, bytes=0, sha256="", member="")
-    kind = await here.fetchval("SELECT relkind::text FROM pg_class WHERE oid = $1::oid", mine.oid)
+    kind = "p" if mine.cut else await here.fetchval("SELECT relkind::text FROM pg_class WHERE oid = $1::oid", mine.oid)
     slots = {name: f"c{place}" for place, name in enumerate(mine.columns)}
     stage = Stage(part, Table(mine.oid, mine.table, kind, mine.fields), f"pg_temp.backout_{number}", slots, mine.key)
     await make(here, stage)

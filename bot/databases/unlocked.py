@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import asyncpg
 
+from bot.databases import hypertables
 from bot.databases.connecting import Connection, quoted
 
 _TREE = """
@@ -27,11 +28,12 @@ WHERE c.relforcerowsecurity AND pg_has_role(c.relowner, 'USAGE') AND NOT EXISTS 
   AND (c.oid = ANY ($1::oid[]) OR c.oid IN (SELECT k.confrelid FROM pg_constraint k WHERE k.contype = 'f' AND k.conrelid = ANY ($1::oid[])))
 ORDER BY c.oid"""
 
-# Never constraint triggers: they are rules about the data.
+# Never constraint triggers: they are rules about the data. One of a hypertable's is TimescaleDB's own.
 _TRIGGERS = """
-SELECT format('%I.%I', n.nspname, c.relname) AS table, t.tgname AS name, t.tgenabled::text AS enabled
+SELECT format('%I.%I', n.nspname, c.relname) AS table, c.oid, t.tgname AS name, t.tgenabled::text AS enabled
 FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid JOIN pg_namespace n ON n.oid = c.relnamespace
-WHERE t.tgrelid = ANY ($1::oid[]) AND NOT t.tgisinternal AND t.tgconstraint = 0 AND t.tgenabled IN ('O', 'A') ORDER BY c.oid, t.tgname"""
+WHERE t.tgrelid = ANY ($1::oid[]) AND NOT t.tgisinternal AND t.tgconstraint = 0 AND t.tgenabled IN ('O', 'A')
+  AND t.tgname <> 'ts_insert_blocker' ORDER BY c.oid, t.tgname"""
 
 
 class Unlocked:
@@ -52,15 +54,16 @@ class Unlocked:
         for table in self._forced:
             await self._session.execute(f"ALTER TABLE {table} NO FORCE ROW LEVEL SECURITY")
         there = await self._session.fetch(_TRIGGERS, tree)
-        if not triggers:
-            self._silenced = there
-            for row in there:
+        if not triggers:  # TimescaleDB lets nobody disable a hypertable's
+            loud = (await hypertables.known(self._session)).roots
+            self._silenced = [row for row in there if row["oid"] not in loud]
+            for row in self._silenced:
                 await self._session.execute(f"ALTER TABLE ONLY {row['table']} DISABLE TRIGGER {quoted(row['name'])}")
-        by_table: dict[str, list[str]] = {}
+        by_table: dict[tuple[str, str], list[str]] = {}
         for row in there:
-            by_table.setdefault(row["table"], []).append(row["name"])
-        how = "could fire" if triggers else "did not fire"
-        return [f"Triggers of {table} {how}: {', '.join(names)}." for table, names in by_table.items()]
+            how = "did not fire" if row in self._silenced else "could fire"
+            by_table.setdefault((row["table"], how), []).append(row["name"])
+        return [f"Triggers of {table} {how}: {', '.join(names)}." for (table, how), names in by_table.items()]
 
     async def close(self) -> None:
         for row in self._silenced:

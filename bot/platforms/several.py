@@ -20,6 +20,8 @@ _SHOWN = 3
 
 #: sessions of the target's database that aren't ours, and prepared transactions (pid 0). Raises Refusal, StepFailed, OutcomeUnknown
 Strangers = Callable[[], Awaitable[tuple[Session, ...]]]
+#: what lives in the database by itself and was kept out meanwhile comes back
+Wake = Callable[[], Awaitable[None]]
 
 
 class Several:
@@ -28,9 +30,9 @@ class Several:
     stops = True
     has_services = True
 
-    def __init__(self, platforms: Sequence[Platform], strangers: Strangers, *, patience: float = _LEAVE) -> None:
+    def __init__(self, platforms: Sequence[Platform], strangers: Strangers, *, wake: Wake | None = None, patience: float = _LEAVE) -> None:
         self.kind = " + ".join(one.kind for one in platforms)
-        self._platforms, self._strangers, self._patience = tuple(platforms), strangers, patience
+        self._platforms, self._strangers, self._wake, self._patience = tuple(platforms), strangers, wake, patience
         self.migrates_on_start = any(one.migrates_on_start for one in platforms)
         self.rolls_back = any(one.rolls_back for one in platforms)
         self._door = any(one.kind == "database" for one in platforms)
@@ -81,6 +83,8 @@ class Several:
                 break
             said.append(str(found["says"]))
             facts |= found
+        if self._wake is not None and not self._door:
+            await self._wake()
         if failed:
             by_hand = [line for error in failed for line in error.facts.get(BY_HAND, ())]
             raise StepFailed(" ".join(error.message for error in failed), {**failed[0].facts, BY_HAND: by_hand})

@@ -16,9 +16,10 @@ from typing import Any
 
 from bot.durable import World
 from bot.errors import StepFailed
-from bot.evidence import Loss, Snapshot
+from bot.evidence import Hypertable, Loss, Snapshot
 from bot.model import Attempt
 from bot.place import Answer
+from bot.words import many
 
 Check = dict[str, Any]
 
@@ -38,6 +39,7 @@ async def verification(world: World) -> list[Check]:
     if before.objects:
         found += schema(before, after, plan.loss)
     found += counts(before, after)
+    found += hypertables(before, after)
     found += await _queries(world, done)
     return found if world.target.platform.stops else found + await health_checks(world)
 
@@ -134,6 +136,26 @@ def counts(before: Snapshot, after: Snapshot) -> list[Check]:
     for table, why in sorted({**before.uncounted, **after.uncounted}.items())[:10]:
         found.append(check(f"rows of {table}", None, f"not counted: {why}", blocking=False))
     return found
+
+
+def hypertables(before: Snapshot, after: Snapshot) -> list[Check]:
+    """One line for each: its chunks, and whether they have what it has. What was broken before is shown, not judged."""
+    found = []
+    for name, now in sorted(after.hypertables.items()):
+        was = before.hypertables.get(name)
+        broken = [one for one in now.broken if was is None or one not in was.broken]
+        says = f"NOT WHOLE: {'; '.join(broken[:4])}" if broken else "; ".join(now.said)
+        old = now.broken and not broken
+        found.append(
+            check(
+                f"hypertable {name}", None if old else not broken, says, blocking=bool(broken), before=_chunks(was) if was else "", after=_chunks(now)
+            )
+        )
+    return found
+
+
+def _chunks(one: Hypertable) -> str:
+    return f"{many(one.chunks, 'chunk')}, {one.rows}" + (f", {len(one.broken)} not whole" if one.broken else "")
 
 
 def judge(name: str, expect: Any, blocking: bool, before: Answer | None, after: Answer, *, stopped: bool) -> Check:
