@@ -9,8 +9,9 @@ from enum import StrEnum
 from typing import Any, Protocol
 
 from bot.errors import BackoutError
-from bot.evidence import MergeRule, Rehearsal
+from bot.evidence import Rehearsal
 from bot.keeping import Archives, Backup, PointInTime
+from bot.merges import MergeRule
 from bot.model import Attempt, AttemptState, Plan, State
 from bot.place import Connect
 from bot.ports import Clock, Database, Journal, MigrationTool, Scratches, Web

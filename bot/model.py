@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from bot.evidence import BackupFile, Loss, LossClass, MergeRule, Noun, Rehearsal, digest_of, spelled
+from bot.evidence import BackupFile, Loss, LossClass, Noun, Rehearsal, digest_of, spelled
+from bot.merges import MergeRule
 from bot.place import Identity
 from bot.strategy import WAYS, Strategy, Way
 

@@ -8,8 +8,9 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
 from bot.errors import Refusal
-from bot.evidence import Archive, BackupFile, Compared, Duty, Loss, Merged, MergeRule, Part, PutBack, Sampled, Snapshot, Touched
+from bot.evidence import Archive, BackupFile, Duty, Loss, Part, PutBack, Sampled, Snapshot, Touched
 from bot.keeping import ArchiveSink, ArchiveSource, Work
+from bot.merges import Compared, Merged, MergeRule
 from bot.model import Alarm, Attempt, CodeSeen, Delivery, Event, History, Plan, Request, Run, State
 from bot.place import Answer, Connect, Identity, Right, Session
 
@@ -304,12 +305,7 @@ class Journal(Protocol):
 
     async def run(self, run: str) -> Run: ...
     async def find(
-        self,
-        *,
-        target: str | None = None,
-        channel: str | None = None,
-        states: Sequence[State] | None = None,
-        limit: int = 20,
+        self, *, target: str | None = None, channel: str | None = None, states: Sequence[State] | None = None, limit: int = 20
     ) -> tuple[Run, ...]:
         """Newest first."""
 

@@ -22,8 +22,8 @@ from bot.databases.scratch_same import SameServerScratches
 from bot.durable import RehearsalRules, TargetParts
 from bot.embedded import binaries
 from bot.errors import ConfigError
-from bot.evidence import MergeRule
 from bot.keeping import PointInTime, Store
+from bot.merges import MergeRule
 from bot.place import Connect
 from bot.platforms import ONCE, PLATFORMS, SERVICES
 from bot.platforms.services import ServicesPlatform

@@ -21,7 +21,8 @@ from bot.databases.table_facts import advance, read_facts
 from bot.databases.tables_beside import Laid, lay, reading
 from bot.databases.unlocked import Unlocked
 from bot.errors import StepFailed
-from bot.evidence import BackupFile, Compared, Conflict, Merged, MergedTable, MergeRule
+from bot.evidence import BackupFile, Conflict
+from bot.merges import Compared, Merged, MergedTable, MergeRule
 from bot.place import Connect
 from bot.ports import Progress
 

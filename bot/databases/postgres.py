@@ -22,8 +22,9 @@ from bot.databases.rights import rights
 from bot.databases.strangers import strangers
 from bot.databases.swapping import Swap, kept_name
 from bot.errors import ConfigError, OutcomeUnknown, Refusal, StepFailed
-from bot.evidence import Archive, BackupFile, Compared, Loss, Merged, MergeRule, Part, PutBack, Snapshot, Touched
+from bot.evidence import Archive, BackupFile, Loss, Part, PutBack, Snapshot, Touched
 from bot.keeping import ArchiveSink, ArchiveSource, Work
+from bot.merges import Compared, Merged, MergeRule
 from bot.place import Answer, Connect, Identity, Right, Session
 from bot.ports import Progress
 

@@ -21,7 +21,8 @@ from bot.databases.connecting import Connection, connected, quoted, words
 from bot.databases.pieces import LONG, NOT_THERE, PINNED, Piece, keys_of, pieces, unreadable
 from bot.databases.staging import Stage, Table, bare, literal, make
 from bot.errors import StepFailed
-from bot.evidence import BackupFile, Compared, Loss, Part
+from bot.evidence import BackupFile, Loss, Part
+from bot.merges import Compared
 from bot.place import Connect
 from bot.ports import Progress
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from bot.durable import TargetParts
 from bot.errors import Refusal
-from bot.evidence import MergeRule
+from bot.merges import MergeRule
 from bot.model import Plan, PlanStep
 from bot.ports import Journal
 from bot.rollback import pace, plan_copies, route

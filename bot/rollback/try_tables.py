@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from bot.durable import World
 from bot.errors import Refusal, StepFailed
-from bot.evidence import BackupFile, Compared, Loss, MergeRule, Rehearsal
+from bot.evidence import BackupFile, Loss, Rehearsal
+from bot.merges import Compared, MergeRule
 from bot.rollback.copies import condemned, within
 from bot.steps.merge_tables import says
 from bot.steps.restore_point import is_clone, note

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 
 from bot.durable import Evidence, OnCrash, World, step
-from bot.evidence import Merged
+from bot.merges import Merged
 from bot.steps.move import stock
 from bot.steps.restore_beside import incoming
 from bot.words import many

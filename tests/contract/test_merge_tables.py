@@ -11,7 +11,8 @@ import pytest
 from bot.databases.connecting import quoted
 from bot.databases.postgres import PostgresDatabase
 from bot.errors import StepFailed
-from bot.evidence import BackupFile, Compared, Merged, MergeRule
+from bot.evidence import BackupFile
+from bot.merges import Compared, Merged, MergeRule
 from bot.place import Connect
 from tests.contract.places import Place, place, running
 from tests.contract.servers import database_of, execute, session

@@ -10,7 +10,8 @@ import pytest
 
 from bot.databases import hypertables, timescale
 from bot.databases.connecting import connected, quoted
-from bot.evidence import Loss, MergeRule, Snapshot
+from bot.evidence import Loss, Snapshot
+from bot.merges import MergeRule
 from bot.place import Connect
 from bot.rollback import verify
 from tests.conftest import MakeDatabase

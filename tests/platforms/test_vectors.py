@@ -14,7 +14,8 @@ from bot.backups.dump import DumpBackup
 from bot.databases.connecting import quoted
 from bot.databases.scratch import ThrowawayScratches
 from bot.embedded import binaries
-from bot.evidence import BackupFile, Loss, MergeRule
+from bot.evidence import BackupFile, Loss
+from bot.merges import MergeRule
 from bot.place import Connect
 from bot.stores.directory import DirectoryStore
 from bot.throwaway import Throwaways
