@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Literal, NoReturn
 
 from bot.durable import TargetParts, World
-from bot.errors import BackoutError, JournalDown, Refusal
+from bot.errors import BackoutError, JournalDown, Refusal, StepFailed
 from bot.evidence import BackupFile, Duty, Rehearsal, size
 from bot.model import OPEN, Attempt, AttemptState, Plan
 from bot.ports import Chat, Clock, Journal
@@ -95,7 +95,7 @@ class Duties:
         """Raises Refusal, StepFailed, OutcomeUnknown."""
         work = await self._work(target, await _reading(target))
         for why in await target.database.objections(None):
-            raise Refusal("backup_objected", f"No backup was made: {why}", "It is tried again at its next time.")
+            raise StepFailed(f"No backup was made: {why} It is tried again at its next time.")
         file = await target.backup.take(f"{target.name}-{self._clock.now():%Y%m%d-%H%M%S}.dump", work)
         await self._journal.keep_backup(target.name, _NOBODY, work.plan.from_, file, self._clock.now() + target.keep)
         return f"{file.name}, {size(file.size)}, read back to the last byte"
@@ -104,19 +104,18 @@ class Duties:
         """Raises Refusal, StepFailed, OutcomeUnknown."""
         plan = await planning.make(target, "-1", self._journal, command=self._command)
         if plan.rehearsal is not None and not plan.rehearse:
-            raise Refusal("drill_impossible", f"It can't be tried on a copy: {plan.rehearsal.why}", "Mend that.")
+            raise StepFailed(f"It can't be tried on a copy: {plan.rehearsal.why}")
         work = await self._work(target, plan)
         if sample.wanted(work):
             return _told(await rehearse(work), "Sampled rows, since it is too large to be restored whole.")
         newest = next((one for one in await self._journal.backups(target.name) if one["file"].format == "custom"), None)
         if newest is None:
-            raise Refusal("no_backup", "There is no backup to restore.", "Write backups.schedule, or make one with a run.")
+            raise StepFailed("There is no backup to restore. Write backups.schedule, or make one with a run.")
         file: BackupFile = newest["file"]
         if newest["revision"] != plan.from_:
-            raise Refusal(
-                "backup_of_another_revision",
-                f"The newest backup, {file.name}, is of {newest['revision']}, and the database stands at {plan.from_}.",
-                "Make one after each deploy, or write backups.schedule before drill.schedule.",
+            raise StepFailed(
+                f"The newest backup, {file.name}, is of {newest['revision']}, and the database stands at {plan.from_}. "
+                "Make one after each deploy, or let backups.schedule come before drill.schedule."
             )
         now = self._clock.now()
         facts = {"file": file.model_dump(mode="json")}
@@ -172,11 +171,10 @@ async def _reading(target: TargetParts) -> Plan:
 
 
 def _told(found: Rehearsal, how: str) -> str:
-    """Raises Refusal where the copy showed what a card would warn of."""
+    """Raises StepFailed where the copy showed what a card would warn of."""
     if not found.done:
-        raise Refusal("drill_not_done", f"It could not be tried on a copy: {found.why}", "Mend that.")
+        raise StepFailed(f"It could not be tried on a copy: {found.why}")
     if found.expected == "differs":
-        told = f"On the copy the downgrade did another thing than its scripts say: {'; '.join(found.findings[:3])}"
-        raise Refusal("drill_differs", told, "Mend its script.")
+        raise StepFailed(f"On the copy the downgrade did another thing than its scripts say: {'; '.join(found.findings[:3])}")
     restored = f" in {span(found.seconds['restore'])}" if "restore" in found.seconds else ""
     return f"{how.rstrip('.')}{restored}, and the newest migration was taken back there in {span(found.seconds.get('move', 0.0))}."
