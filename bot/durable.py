@@ -14,8 +14,8 @@ from bot.keeping import Archives, Backup, PointInTime
 from bot.merges import MergeRule
 from bot.model import Attempt, AttemptState, Plan, State
 from bot.place import Connect
-from bot.ports import Clock, Database, Journal, MigrationTool, Scratches, Web
-from bot.running import Platform, Runner
+from bot.ports import Clock, Database, Journal, Scratches, Web
+from bot.running import MigrationTool, Platform, Runner
 
 
 class OnCrash(StrEnum):

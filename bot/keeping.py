@@ -52,6 +52,9 @@ class Backup(Protocol):
     async def take(self, name: str, work: Work) -> BackupFile:
         """Write, checksum, and prove readable to the last byte. A dead attempt leaves only a partial file, which is removed."""
 
+    def rows(self, file: BackupFile) -> AsyncIterator[bytes]:
+        """The text of a CSV that others made, unpacked. Raises StepFailed, at its end also when it was changed since it was looked at."""
+
     async def usable(self, file: BackupFile) -> bool:
         """The file is there and has its checksum."""
 
@@ -61,7 +64,7 @@ class Backup(Protocol):
         Without `owners` everything belongs to who restores.
         What is `foreign` is a program: it is only restored when the role of `into` could do no harm outside of that database (databases.md F15)."""
 
-    async def take_schema(self, name: str, snapshot: str, work: Work) -> BackupFile:
+    async def take_schema(self, name: str, snapshot: str | None, work: Work) -> BackupFile:
         """Without rows, as of an exported snapshot (format 'schema'). Raises StepFailed, Refusal."""
 
     async def restore_schema(

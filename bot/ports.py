@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
@@ -11,8 +11,9 @@ from bot.errors import Refusal
 from bot.evidence import Archive, BackupFile, Duty, Loss, Part, PutBack, Sampled, Snapshot, Touched
 from bot.keeping import ArchiveSink, ArchiveSource, Work
 from bot.merges import Compared, Merged, MergeRule
-from bot.model import Alarm, Attempt, CodeSeen, Delivery, Event, History, Plan, Request, Run, State
+from bot.model import Alarm, Attempt, Delivery, Event, Plan, Request, Run, State
 from bot.place import Answer, Connect, Identity, Right, Session
+from bot.running import MigrationTool
 
 Progress = Callable[[str], Awaitable[None]]
 
@@ -160,6 +161,9 @@ class Database(Protocol):
     async def compare_tables(self, tables: Sequence[str], source: BackupFile, progress: Progress) -> tuple[Compared, ...]:
         """Row by row, by key, of tables named as in SQL; nothing is changed. What can't be merged says why. Raises StepFailed, OutcomeUnknown."""
 
+    async def load_csv(self, table: str, rows: AsyncIterator[bytes]) -> int:
+        """Into an empty table of this database; how many rows. Raises StepFailed."""
+
     async def merge_tables(self, tables: Sequence[str], source: BackupFile, rule: MergeRule, progress: Progress) -> Merged:
         """In one transaction, idempotent: live tables keep their identity, conflicts are left alone and named, nothing cascades (databases.md F16).
 
@@ -236,31 +240,6 @@ class Scratches(Protocol):
 
     async def clean(self) -> None:
         """Remove what dead processes left behind."""
-
-
-class MigrationTool(Protocol):
-    """How a schema goes back. Reads in the application's own environment; `read` changes nothing."""
-
-    kind: str
-
-    async def read(self, *, unmarked: bool = False) -> History:
-        """History and current revision; `unmarked`: a database without a version table stands nowhere, which is no error.
-
-        Raises Refusal (tool_missing, broken_history, wrong_database, version_table_missing, ...)."""
-
-    async def upgrade(self, to: str, work: Work, *, from_: tuple[str, ...], scripts: Mapping[str, str] | None) -> Mapping[str, Any]:
-        """Forward to an absolute revision; `scripts` are the planned hashes, None: whatever lies there. Facts and errors as `downgrade`."""
-
-    async def downgrade(self, to: str, work: Work) -> Mapping[str, Any]:
-        """To an absolute revision, on a connection that was proven and fenced. Returns facts: statements, transactions, output, seconds.
-
-        Raises StepFailed (the tool said no; nothing is known to have changed), OutcomeUnknown (the connection or the tool was lost)."""
-
-    async def stamp(self, to: str, work: Work) -> Mapping[str, Any]:
-        """Write down that the database stands at an absolute revision, from whatever was written there; no script runs. As `downgrade`."""
-
-    async def code(self, plan: Plan) -> CodeSeen:
-        """How far the code has followed the database, where `History.code_follows`. Changes nothing. Raises Refusal."""
 
 
 class Web(Protocol):

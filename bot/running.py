@@ -1,4 +1,4 @@
-"""Where the application and its migration tool run: the ports of runners, platforms and services."""
+"""Where the application and its migration tool run: the ports of runners, platforms, services, and of the tool itself."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 from bot.errors import Refusal
 from bot.keeping import Work
+from bot.model import CodeSeen, History, Plan
 from bot.place import Connect
 
 
@@ -130,3 +131,28 @@ class Services(Protocol):
 
     async def roll_back(self, former: Mapping[str, Any], work: Work) -> str:
         """Make them what they were; what is stopped stays stopped. Returns the line for people."""
+
+
+class MigrationTool(Protocol):
+    """How a schema goes back. Reads in the application's own environment; `read` changes nothing."""
+
+    kind: str
+
+    async def read(self, *, unmarked: bool = False) -> History:
+        """History and current revision; `unmarked`: a database without a version table stands nowhere, which is no error.
+
+        Raises Refusal (tool_missing, broken_history, wrong_database, version_table_missing, ...)."""
+
+    async def upgrade(self, to: str, work: Work, *, from_: tuple[str, ...], scripts: Mapping[str, str] | None) -> Mapping[str, Any]:
+        """Forward to an absolute revision; `scripts` are the planned hashes, None: whatever lies there. Facts and errors as `downgrade`."""
+
+    async def downgrade(self, to: str, work: Work) -> Mapping[str, Any]:
+        """To an absolute revision, on a connection that was proven and fenced. Returns facts: statements, transactions, output, seconds.
+
+        Raises StepFailed (the tool said no; nothing is known to have changed), OutcomeUnknown (the connection or the tool was lost)."""
+
+    async def stamp(self, to: str, work: Work) -> Mapping[str, Any]:
+        """Write down that the database stands at an absolute revision, from whatever was written there; no script runs. As `downgrade`."""
+
+    async def code(self, plan: Plan) -> CodeSeen:
+        """How far the code has followed the database, where `History.code_follows`. Changes nothing. Raises Refusal."""

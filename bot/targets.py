@@ -28,9 +28,9 @@ from bot.place import Connect
 from bot.platforms import ONCE, PLATFORMS, SERVICES
 from bot.platforms.services import ServicesPlatform
 from bot.platforms.several import Several
-from bot.ports import Database, MigrationTool, Scratches
+from bot.ports import Database, Scratches
 from bot.runners import RUNNERS
-from bot.running import Inside, Platform, Runner
+from bot.running import Inside, MigrationTool, Platform, Runner
 from bot.settings import inherited
 from bot.stores import STORES
 from bot.throwaway import Throwaways

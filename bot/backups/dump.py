@@ -7,7 +7,7 @@ import datetime as dt
 import os
 import re
 import shlex
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Literal
@@ -144,13 +144,13 @@ class DumpBackup:
                         return await _pg_restore(client, path, env, file.objects, work, into, *more, jobs=1)
             return await _pg_restore(client, path, env, file.objects, work, into, *more)
 
-    async def take_schema(self, name: str, snapshot: str, work: Work) -> BackupFile:
+    async def take_schema(self, name: str, snapshot: str | None, work: Work) -> BackupFile:
         """Raises Refusal, StepFailed."""
         version = work.plan.identity.version
         client = await self._client(version // 10000)
         await self._store.ready()
         async with self._store.write(name, await self._store.stat(name)) as out:
-            self._judge(await self._dump(client, out, work, version, "--schema-only", "--snapshot", snapshot))
+            self._judge(await self._dump(client, out, work, version, "--schema-only", *(["--snapshot", snapshot] if snapshot else [])))
         return BackupFile(name=name, path=self._store.where(name), sha256=out.sha256, size=out.size, format="schema")
 
     async def restore_schema(
@@ -161,6 +161,9 @@ class DumpBackup:
         if said.fatal and (section == "pre-data" or not said.counted):
             raise StepFailed(f"The schema can't be restored: {redact(said.fatal[0], (into.password,))}.", {"errors": said.fatal[:20]})
         return (*said.ignored, *said.fatal)
+
+    def rows(self, file: BackupFile) -> AsyncIterator[bytes]:
+        return self._foreign.rows(file)
 
     def of(self, connect: Connect) -> DumpBackup:
         """The same, of a server that nobody else is in."""

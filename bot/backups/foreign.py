@@ -65,7 +65,7 @@ class Foreign:
         if key in self._seen and (not whole or self._seen[key].file.sha256):
             return self._seen[key]
         head = b"".join([block async for block in self._store.read(there.name, 0, min(_HEAD, there.size))])
-        kind = recognised(head)
+        kind = recognised(head) or _csv(there.name, head)
         if kind and there.name.endswith("/toc.dat"):
             kind = "directory"  # its own header says tar
         if kind == "ours":
@@ -128,6 +128,11 @@ class Foreign:
     # ------------------------------------------------------------------ to the last byte
 
     async def _read(self, found: Found) -> Found:
+        if found.file.format.startswith("csv"):
+            hashed = Hashed(self._store.read(found.file.name))
+            async for _ in _text(found.file.format, hashed.blocks()):
+                pass
+            return found.model_copy(update={"file": found.file.model_copy(update={"sha256": hashed.sha256})})
         if found.file.format.startswith("plain"):
             hashed = Hashed(self._store.read(found.file.name))
             blocks = hashed.blocks()
@@ -149,6 +154,14 @@ class Foreign:
         revision = _VERSIONS.search(rows.output.encode())
         file = told.file.model_copy(update={"sha256": sha256, "size": size})
         return told.model_copy(update={"file": file, "revision": revision[1].decode(errors="replace")[:100] if revision else ""})
+
+    async def rows(self, file: BackupFile) -> AsyncIterator[bytes]:
+        """The text of a CSV. Raises StepFailed, at its end also when it was not the file that was looked at."""
+        hashed = Hashed(self._store.read(file.name))
+        async for block in _text(file.format, hashed.blocks()):
+            yield block
+        if hashed.sha256 != file.sha256:
+            raise StepFailed(f"The backup {file.name} is not the file that was looked at. Look at it again.")
 
     @asynccontextmanager
     async def opened(self, file: BackupFile) -> AsyncIterator[tuple[Path, str, int]]:
@@ -236,6 +249,17 @@ def recognised(head: bytes) -> str:
     if re.search(rb"^-- PostgreSQL database (cluster )?dump\r?$", text, re.MULTILINE):
         return "plain"
     return ""
+
+
+def _csv(name: str, head: bytes) -> str:
+    """Known by its name alone: any text could be one."""
+    if name.lower().endswith(".csv"):
+        return "csv"
+    return "csv.gz" if name.lower().endswith(".csv.gz") and head[:2] == b"\x1f\x8b" else ""
+
+
+def _text(kind: str, blocks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    return packed.unpacked(blocks) if kind.endswith(".gz") else blocks
 
 
 def _learn(entry: str, tables: list[str], roles: set[str], extensions: set[str]) -> None:

@@ -15,9 +15,24 @@ from typing import Any
 
 import asyncpg
 
-from bot.databases import archive, beside, bounds, catalog, clone, difference, hypertables, merge_tables, put_back, sampling, tables_beside, timescale
-from bot.databases.connecting import CATALOG, Connection, connected, pooler, quoted, words
+from bot.databases import (
+    archive,
+    beside,
+    bounds,
+    catalog,
+    clone,
+    csv_rows,
+    difference,
+    hypertables,
+    merge_tables,
+    put_back,
+    sampling,
+    tables_beside,
+    timescale,
+)
+from bot.databases.connecting import CATALOG, Connection, connected, quoted, words
 from bot.databases.fence import HOLDER, PostgresFence
+from bot.databases.poolers import refuse_pooler
 from bot.databases.rights import rights
 from bot.databases.strangers import strangers
 from bot.databases.swapping import Swap, kept_name
@@ -89,7 +104,7 @@ class PostgresDatabase:
     async def examine(self) -> None:
         """Raises Refusal: transaction_pooler, server_too_old, standby, journal_server, wrong_database, or why it can't be reached."""
         for connect in (self.tool, self._maintenance):
-            await _refuse_pooler(connect)
+            await refuse_pooler(connect)
         identity = await self.identity()
         if identity.version < _OLDEST:
             raise Refusal(
@@ -313,6 +328,9 @@ class PostgresDatabase:
     async def compare_tables(self, tables: Sequence[str], source: BackupFile, progress: Progress) -> tuple[Compared, ...]:
         return await tables_beside.compare(self.admin, self._in(source), source, tables, progress)
 
+    async def load_csv(self, table: str, rows: AsyncIterator[bytes]) -> int:
+        return await csv_rows.load(self.admin, table, rows)
+
     async def merge_tables(self, tables: Sequence[str], source: BackupFile, rule: MergeRule, progress: Progress) -> Merged:
         return await merge_tables.merge(self.admin, self._in(source), source, tables, rule, progress)
 
@@ -326,43 +344,6 @@ class PostgresDatabase:
 
     async def put_back(self, kept: Archive, source: ArchiveSource, progress: Progress, *, triggers: bool) -> PutBack:
         return await put_back.put_back(self.admin, kept, source, progress, triggers=triggers)
-
-
-async def _refuse_pooler(connect: Connect) -> None:
-    """A pooler that takes turns gives the idle client another session; one that keeps its last session warm gives it to the second client."""
-    try:
-        async with connected(connect, CATALOG) as one, connected(connect, CATALOG) as two:
-            mine = [await _seen(one), await _seen(one)]
-            async with two.transaction():
-                other = await _seen(two)
-                mine += [await _seen(one), await _seen(one)]
-    except StepFailed as error:
-        if isinstance(error.__cause__, asyncpg.InvalidSQLStatementNameError | asyncpg.DuplicatePreparedStatementError):
-            raise pooler("a prepared statement did not stay on its session") from error
-        raise
-    if evidence := pooled(mine, other):
-        raise pooler(evidence)
-
-
-async def _seen(session: Connection) -> tuple[int, str]:
-    row = await session.fetchrow("SELECT pg_backend_pid(), current_setting('search_path')")
-    assert row is not None  # noqa: S101  a SELECT without FROM has one row
-    return row[0], row[1]
-
-
-def pooled(mine: Sequence[tuple[int, str]], other: tuple[int, str]) -> str | None:
-    """What gives a pooler away; None when nothing does.
-
-    `mine`: pid and search_path as one client saw them, statement by statement; `other`: as a second client saw them meanwhile.
-    """
-    pids = {pid for pid, _ in mine}
-    if len(pids) > 1:
-        return f"statements of one connection ran in several sessions ({', '.join(map(str, sorted(pids)))})"
-    if other[0] in pids:
-        return f"two connections ran in one session ({other[0]})"
-    if {path for _, path in (*mine, other)} != {CATALOG["search_path"]}:
-        return "a setting of the session did not stick"
-    return None
 
 
 def _session(row: asyncpg.Record) -> Session:

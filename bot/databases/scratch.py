@@ -20,7 +20,8 @@ from bot.errors import ConfigError, ProgramFailed, Refusal
 from bot.evidence import BackupFile
 from bot.keeping import Work
 from bot.place import Connect
-from bot.ports import Database, MigrationTool
+from bot.ports import Database
+from bot.running import MigrationTool
 
 PREFIX = "scratch-"
 _CONNECTIONS = 50

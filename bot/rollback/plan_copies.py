@@ -16,6 +16,7 @@ from bot.moment import parse_moment, told
 from bot.ports import Journal
 from bot.rollback import pace, route
 from bot.rollback.listing import listed
+from bot.steps.csv_beside import is_csv
 from bot.steps.restore_beside import INCOMING
 from bot.steps.restore_point import is_clone, taken
 from bot.words import many
@@ -26,6 +27,9 @@ UNKNOWN = "unknown"  #: where a database stands whose version table can't be rea
 async def restore(target: TargetParts, rev: str, journal: Journal, command: str) -> Plan:
     """BACKUP by its name or the beginning of one. Raises Refusal(unknown_backup, ambiguous_backup, and what stands in the way of a swap)."""
     file, kept = await chosen(target, rev, journal, command)
+    if is_csv(file):
+        way = f"Bring them back with {command} tables TABLE from {file.name}."
+        raise Refusal("foreign_backup", f"{file.name} has the rows of one table, and no database.", way)
     when = f" of {kept.made:%Y-%m-%d %H:%M} UTC" if kept.made else ""
     return await _plan(target, journal, file, kept.revision or UNKNOWN, "restore", f"{kept.name}{when}")
 

@@ -11,6 +11,7 @@ from bot.merges import MergeRule
 from bot.model import Plan, PlanStep
 from bot.ports import Journal
 from bot.rollback import pace, plan_copies, route
+from bot.steps.csv_beside import is_csv
 from bot.steps.restore_point import is_clone
 
 _ASKED = re.compile(r"(?P<tables>.+?)\s+from\s+(?P<backup>\S+)", re.IGNORECASE | re.DOTALL)
@@ -21,7 +22,9 @@ async def tables(target: TargetParts, rev: str, journal: Journal, command: str) 
     """`rev` is `T[,T] from BACKUP`. Raises Refusal(unknown_table, unknown_backup, ...)."""
     names, backup = asked(rev, command)
     source, kept = await plan_copies.chosen(target, backup, journal, command)
-    if source.foreign:
+    if is_csv(source) and len(names) > 1:
+        raise Refusal("tables_unclear", f"{source.name} has the rows of one table.", f"Name that one: {command} tables orders from {source.name}.")
+    if source.foreign and not is_csv(source):
         raise Refusal("foreign_backup", f"{source.name} was made by others, so single tables can't be taken out of it.", "Restore all of it first.")
     await target.database.examine()
     for refusal in (*await target.platform.ready(), *await target.runner.ready()):

@@ -14,8 +14,9 @@ from bot.durable import World
 from bot.errors import FenceLost, OutcomeUnknown, Refusal, StepFailed
 from bot.evidence import BackupFile, Locked, PutBack, Ran, Rehearsal, Snapshot
 from bot.model import Plan
-from bot.ports import Database, MigrationTool, Scratch
+from bot.ports import Database, Scratch
 from bot.rollback import compare, hold, loss, sample
+from bot.running import MigrationTool
 from bot.steps.move import heads
 from bot.steps.put_back import put_archive_back, says
 

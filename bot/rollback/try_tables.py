@@ -9,6 +9,7 @@ from bot.errors import Refusal, StepFailed
 from bot.evidence import BackupFile, Loss, Rehearsal
 from bot.merges import Compared, MergeRule
 from bot.rollback.copies import condemned, within
+from bot.steps import csv_beside
 from bot.steps.merge_tables import says
 from bot.steps.restore_point import is_clone, note
 
@@ -33,8 +34,12 @@ async def _tried(world: World) -> Rehearsal:
         for name, file in ((_COPY, now), (_BACKUP, source)):
             await world.progress(f"restoring {file.name} elsewhere")
             await scratch.create(name)
+            into = scratch.superuser(name)
             try:
-                await target.backup.restore(file, scratch.superuser(name), scratch.version, world)
+                if csv_beside.is_csv(file):
+                    await csv_beside.fill(world, target.elsewhere(into), into, scratch.version, now)
+                else:
+                    await target.backup.restore(file, into, scratch.version, world)
             except StepFailed as error:
                 raise condemned(file.name, error.message) from error
             await scratch.cut_off(name)

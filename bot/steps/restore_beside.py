@@ -8,7 +8,9 @@ import hashlib
 from bot.durable import Evidence, OnCrash, World, step
 from bot.errors import StepFailed
 from bot.evidence import BackupFile, size
+from bot.steps import csv_beside
 from bot.steps.restore_point import note
+from bot.words import many
 
 INCOMING = "_incoming"  #: so the name of a database ends that is being filled: nothing to go back to
 
@@ -25,12 +27,25 @@ async def restore_beside(world: World) -> Evidence:
     await world.journal.keep_backup(target.name, world.run, plan.to, beside, world.clock.now() + target.keep)
     began = world.clock.monotonic()
     into = target.database.beside(beside.name).admin
+    if csv_beside.is_csv(plan.source):
+        return await _from_csv(world, plan.source, beside)
     ignored = await target.backup.restore(plan.source, into, plan.identity.version, world)
     took = world.clock.monotonic() - began
     left = f"; left out: {'; '.join(ignored[:3])}" if ignored else ""
     return Evidence(
         f"{plan.source.name}, {size(plan.source.size)}, in {took:.1f} s{left}", {"beside": beside.model_dump(mode="json"), "ignored": list(ignored)}
     )
+
+
+async def _from_csv(world: World, source: BackupFile, beside: BackupFile) -> Evidence:
+    target, version = world.target, world.plan.identity.version
+    schema = await target.backup.take_schema(f"{target.name}-{world.run}-schema.dump", None, world)
+    try:
+        database = target.database.beside(beside.name)
+        rows = await csv_beside.fill(world, database, database.admin, version, schema)
+    finally:
+        await target.backup.remove(schema)
+    return Evidence(f"{many(rows, 'row')} of {source.name}, {size(source.size)}", {"beside": beside.model_dump(mode="json")})
 
 
 def incoming_name(target: str, run: str) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from bot.ports import Database, MigrationTool
-from bot.running import Runner
+from bot.ports import Database
+from bot.running import MigrationTool, Runner
 from bot.tools.alembic import AlembicTool
 from bot.tools.prisma import PrismaTool
 from bot.tools.sql import SqlTool

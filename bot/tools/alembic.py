@@ -24,7 +24,7 @@ _NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 class AlembicTool:
-    """Implements ports.MigrationTool.
+    """Implements running.MigrationTool.
 
     `inherited` are the few variables that every program gets; `extra` are more of tool.env's kind, with the same {templates}: on a copy,
     BACKOUT_REHEARSAL=1 and what rehearsal.env names. With that variable no address but the copy's is even tried.

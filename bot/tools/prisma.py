@@ -64,7 +64,7 @@ class PrismaSettings(Bounds):
 
 
 class PrismaTool:
-    """Implements ports.MigrationTool. `extra` holds BACKOUT_REHEARSAL=1 on a copy."""
+    """Implements running.MigrationTool. `extra` holds BACKOUT_REHEARSAL=1 on a copy."""
 
     kind = "prisma"
     Settings = PrismaSettings

@@ -56,7 +56,7 @@ class SqlSettings(Bounds):
 
 
 class SqlTool:
-    """Implements ports.MigrationTool. `extra` holds BACKOUT_REHEARSAL=1 on a copy; the scripts are read, nothing else is started."""
+    """Implements running.MigrationTool. `extra` holds BACKOUT_REHEARSAL=1 on a copy; the scripts are read, nothing else is started."""
 
     kind = "sql"
     Settings = SqlSettings
@@ -82,7 +82,7 @@ class SqlTool:
         )  # fmt: skip
 
     async def downgrade(self, to: str, work: Work) -> Mapping[str, Any]:
-        """Exactly the plan's revisions, with the planned scripts. Facts and errors: ports.MigrationTool, bot.tools.trace."""
+        """Exactly the plan's revisions, with the planned scripts. Facts and errors: running.MigrationTool, bot.tools.trace."""
         plan = work.plan
         planned = {undone.revision: undone.sha256 for undone in plan.undone}
         return await self._move("downgrade", to, () if plan.from_ == "base" else (plan.from_,), planned, work)

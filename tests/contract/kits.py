@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from bot.ports import Database, MigrationTool
+from bot.ports import Database
 from bot.runners.local import LocalRunner
+from bot.running import MigrationTool
 from bot.settings import inherited
 from bot.tools import TOOLS
 from bot.tools.prisma_rows import Rows

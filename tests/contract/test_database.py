@@ -10,7 +10,8 @@ import pytest
 
 from bot.address import parse_url
 from bot.databases.connecting import connected
-from bot.databases.postgres import PostgresDatabase, pooled
+from bot.databases.poolers import pooled
+from bot.databases.postgres import PostgresDatabase
 from bot.errors import ConfigError, FenceLost, OutcomeUnknown, StepFailed
 from bot.place import Connect
 from tests.conftest import MakeDatabase

@@ -18,8 +18,8 @@ from bot.databases.postgres import PostgresDatabase
 from bot.errors import OutcomeUnknown, Refusal, StepFailed
 from bot.model import History, Plan
 from bot.place import Connect, Identity
-from bot.ports import MigrationTool
 from bot.rollback import loss, route
+from bot.running import MigrationTool
 from bot.tools import TOOLS
 from bot.tools.watched import fence_of
 from tests.conftest import MakeDatabase
