@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
+
+import psycopg
 import pytest
 
 from tests.harness import Bot
@@ -77,3 +80,45 @@ async def test_a_table_whose_columns_are_others_now_is_refused_before_anybody_is
     await bot.until(lambda: bot.state() == "refused", what="refused")
     assert bot.events("refused")[-1]["code"] == "table_not_mergeable"
     assert "colour" in bot.events("refused")[-1]["message"]
+
+
+def exported(bot: Bot, name: str) -> None:
+    """The table as a CSV beside the backups, as a person would leave it there."""
+    with psycopg.connect(bot.target.url()) as session, session.cursor().copy("COPY orders TO STDOUT (FORMAT csv, HEADER)") as copy:
+        text = b"".join(bytes(block) for block in copy)
+    folder = bot.root / "backups"
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_bytes(gzip.compress(text) if name.endswith(".gz") else text)
+
+
+@pytest.mark.parametrize("name", ["orders.csv", "orders.csv.gz"])
+async def test_rows_come_back_out_of_a_csv(make_shop: MakeShop, name: str) -> None:
+    bot = await make_shop(**DOOR)
+    exported(bot, name)
+    hurt(bot)
+    card = await parts.ask(bot, f"tables orders from {name} sev high because a script deleted them")
+    assert "50 rows only in the backup, 1 only in the database" in str(card)
+    assert bot.query("SELECT count(*) FROM orders WHERE id BETWEEN 401 AND 450") == [(0,)], "nothing has happened yet"
+    await bot.slack.click(card, "approve", "U0DBA")
+    await parts.ends(bot, "succeeded")
+    assert bot.query("SELECT count(*) FROM orders WHERE id BETWEEN 401 AND 450") == [(50,)]
+    assert bot.query("SELECT name FROM orders WHERE id = 900") == [("later",)]
+    assert [one.name for one in (bot.root / "backups").glob("*schema*")] == [], "the schema that it was loaded into is gone again"
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        ("tables orders,ratings from orders.csv", "tables_unclear", "the rows of one table"),
+        ("restore orders.csv", "foreign_backup", "no database"),
+        ("tables ratings from orders.csv", "copy_condemned", "other columns than public.ratings"),
+    ],
+)
+async def test_a_csv_is_the_rows_of_one_table_and_of_that_one(make_shop: MakeShop, words: str, code: str, says: str) -> None:
+    bot = await make_shop(admin="${ADMIN_URL}")
+    exported(bot, "orders.csv")
+    await bot.ask(f"{words} sev high because of this")
+    await bot.until(lambda: bot.state() == "refused", what="refused")
+    ((found,),) = bot.journaled("select refusal from backout.runs")
+    assert found["code"] == code
+    assert says in found["message"]
