@@ -48,7 +48,8 @@ $(PRISMA): tests/platforms/prisma/package-lock.json
 	cd tests/platforms/prisma && npm ci --ignore-scripts --no-audit --no-fund
 	touch $@
 
-test-platforms: $(STAMP) $(PRISMA)  ## what comes by apt and npm: container engines, pgBackRest, kubectl, Prisma; needs root
+test-platforms: $(STAMP) $(PRISMA)  ## what comes by apt and npm: container engines, pgBackRest, kubectl, TimescaleDB, pgvector, Prisma; needs root
+	tests/platforms/extensions > /dev/null || true  # why not is said again by the tests that are not run without it
 	tests/platforms/containers $(BIN)/pytest -n 2 --dist loadfile -rs --durations 12 tests/platforms
 
 bench: $(STAMP)  ## ratios against the same by hand: five clean rounds, medians; wants a quiet machine

@@ -104,8 +104,7 @@ async def known(session: Connection) -> Known:
 
 async def _there(session: Connection) -> tuple[bool, bool]:
     """Whether the database has the extension, and the server its library."""
-    row = await session.fetchrow(_THERE)
-    assert row is not None  # noqa: S101  a SELECT without FROM has one row
+    (row,) = await session.fetch(_THERE)
     return bool(row["there"]), bool(row["loaded"])
 
 

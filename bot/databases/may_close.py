@@ -42,7 +42,7 @@ _ROLES_BY_OID = _ROLES.format(become=_BECOME, which="r.oid::int8 = ANY ($1::int8
 _SUPERUSERS = """
 SELECT DISTINCT a.usename FROM pg_stat_activity a JOIN pg_roles r ON r.oid = a.usesysid
 WHERE a.datid = $1::int8::oid AND r.rolsuper AND a.usesysid::int8 <> $2::int8
-  AND a.backend_type NOT ILIKE 'timescaledb%' ORDER BY 1"""
+  AND coalesce(a.backend_type, '') NOT ILIKE 'timescaledb%' ORDER BY 1"""
 
 
 class Here(Noun):

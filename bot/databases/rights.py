@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 import asyncpg
 
-from bot.databases import clone
+from bot.databases import clone, timescale
 from bot.databases.connecting import CATALOG, Connection, connected, quoted
 from bot.errors import BackoutError, StepFailed
 from bot.place import Connect, Right
@@ -34,7 +34,8 @@ WHERE c.relkind IN ('r', 'p') AND row_security_active(c.oid)"""
 
 async def rights(admin: Connect, maintenance: Connect, tool: Connect) -> tuple[Right, ...]:
     """One by one, in the order of a run. `missing` is SQL for somebody who may, where there is such; else a sentence."""
-    return tuple([await one(admin, maintenance, tool) for one in _PROBES])
+    found = [await one(admin, maintenance, tool) for one in _PROBES]
+    return tuple([each for each in found if each is not None])
 
 
 async def _fence(admin: Connect, maintenance: Connect, tool: Connect) -> Right:
@@ -115,8 +116,18 @@ async def _rename(admin: Connect, maintenance: Connect, tool: Connect) -> Right:
     return right()
 
 
-_PROBES: tuple[Callable[[Connect, Connect, Connect], Awaitable[Right]], ...] = (
-    _fence, _read, _end_sessions, _make_role, _make_database, _clone, _rename,
+async def _hypertables(admin: Connect, maintenance: Connect, tool: Connect) -> Right | None:
+    """Both are a superuser's, as the setting that is tried is. None: the database has no TimescaleDB."""
+    async with _asked("restore hypertables and stop TimescaleDB's workers", admin, f"ALTER ROLE {quoted(admin.user)} SUPERUSER;") as (session, right):
+        if await timescale.schema(session) is None:
+            return None
+        async with session.transaction():
+            await session.execute("SET LOCAL timescaledb.restoring = off")
+    return right()
+
+
+_PROBES: tuple[Callable[[Connect, Connect, Connect], Awaitable[Right | None]], ...] = (
+    _fence, _read, _end_sessions, _make_role, _make_database, _clone, _rename, _hypertables,
 )  # fmt: skip
 
 

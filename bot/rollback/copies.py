@@ -130,6 +130,9 @@ async def _looked(world: World, copy: Database, where: str) -> Rehearsal:
     seen = await copy.snapshot(count=True)
     findings = [f"it stands at {stands}", *await _answers(world, copy)]
     production = await world.target.database.snapshot(count=True)
+    if not plan.point:  # a server that recovered loads no TimescaleDB
+        cut = [name.removeprefix("hypertable ") for name in production.objects.keys() - seen.objects.keys() if name.startswith("hypertable ")]
+        findings += [f"{name} is a hypertable now, and a plain table in it" for name in sorted(cut) if f"table {name}" in seen.objects]
     gone = tuple(_gone(production, seen, plan.versions))
     return Rehearsal(done=True, server=where, stands=stands, one_transaction=True, loss=gone, findings=tuple(findings))
 

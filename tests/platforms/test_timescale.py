@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bot.databases import hypertables, timescale
+from bot.databases import catalog, hypertables, timescale
 from bot.databases.connecting import connected, quoted
 from bot.evidence import Loss, Snapshot
 from bot.merges import MergeRule
@@ -125,6 +125,16 @@ async def test_the_card_says_how_it_is_cut_and_kept(server: Connect, shelf: Shel
     (said,) = await database_of(shelf.connect, on(server, shelf.connect.database)).remarks()
 
     assert said == ("public.metrics is a hypertable, cut by time every 3 days: 7 chunks, all whole; about 1,000 rows; not compressed; kept for ever.")
+
+
+async def test_where_the_library_is_not_loaded_chunks_are_found_by_their_inheritance(shelf: Shelf) -> None:
+    async with connected(shelf.connect) as loaded, connected(shelf.connect, {"timescaledb.disable_load": "on"}) as bare:
+        mine, theirs = await hypertables.known(loaded), await hypertables.known(bare)
+        assert await hypertables.made(bare) == {}
+        assert (await catalog.counts(bare))[0] == {"public.metrics": 1000}
+
+    assert (mine.roots, mine.chunks) == (theirs.roots, theirs.chunks)
+    assert len(mine.chunks) == 7
 
 
 # ------------------------------------------------------------------ what is lost

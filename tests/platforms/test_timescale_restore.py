@@ -135,6 +135,16 @@ async def test_what_others_made_with_hypertables_is_refused_with_its_way_out(sho
     assert file.objects > 0
 
 
+async def test_check_says_that_hypertables_want_a_superuser(shop: Place) -> None:
+    name = "restore hypertables and stop TimescaleDB's workers"
+    assert [one.missing for one in await database(shop).rights() if one.name == name] == [""]
+
+    await shop.do(f"ALTER ROLE {shop.me} NOSUPERUSER")
+
+    assert [one.missing for one in await database(shop).rights() if one.name == name] == [f"ALTER ROLE {shop.me} SUPERUSER;"]
+    await shop.do(f"ALTER ROLE {shop.me} SUPERUSER")
+
+
 # ------------------------------------------------------------------ the throwaway server
 
 
