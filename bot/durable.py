@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from bot.errors import BackoutError
 from bot.evidence import MergeRule, Rehearsal
-from bot.keeping import Archives, Backup, PointInTime
+from bot.keeping import Archives, Backup, PointInTime, Provider
 from bot.model import Attempt, AttemptState, Plan, State
 from bot.place import Connect
 from bot.ports import Clock, Database, Journal, MigrationTool, Scratches, Web
@@ -93,6 +93,8 @@ class TargetParts:
     archives: Archives
     #: None: nothing is archived for the target
     pitr: PointInTime | None
+    #: whoever runs the server and keeps backups of their own
+    provider: Provider | None
     platform: Platform
     rehearsal: RehearsalRules
     #: database and tool, entered by another role
