@@ -367,6 +367,28 @@ async def test_a_service_that_does_not_come_back_is_a_decision_with_the_commands
     await escrow.as_before()
 
 
+async def test_half_an_answer_in_the_middle_of_the_stop_is_a_decision_and_who_leaves_starts_what_was_stopped(escrow: Escrow) -> None:
+    bot, railway = escrow.bot, escrow.railway
+    escrow.change(rehearsal={"server": "none"})
+    await escrow.open()
+    card = await parts.ask(bot, BACK)
+
+    def from_the_second_on(service: Any, _: Any) -> None:
+        """api is in maintenance by then, and worker isn't yet."""
+        railway.faults.append(Fault("half", "deploymentRedeploy", times=1000))
+        railway.on_deploy = lambda *_: None
+
+    railway.on_deploy = from_the_second_on
+    await bot.slack.click(card, "approve", "U0SENIOR")
+    card = await bot.card_in("needs_decision")
+    assert "is not GraphQL's" in str(card) + bot.thread()
+    assert escrow.rows()[-1] == (THIRD, True, False), "nothing was executed"
+    railway.faults.clear()
+    await bot.slack.click(card, "leave", "U0SENIOR")
+    await parts.ends(bot, "failed")
+    await escrow.as_before()
+
+
 @pytest.mark.parametrize("field", ["variableUpsert", "deploymentRedeploy", "variableDelete"])
 async def test_a_bot_that_is_killed_between_stop_and_start_goes_on_and_everything_is_as_before(escrow: Escrow, field: str) -> None:
     """Railway does what it was asked for, the answer never comes, and the bot dies while it waits. The last is only asked for at the start."""
