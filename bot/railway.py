@@ -25,6 +25,7 @@ Json = dict[str, Any]
 API = "https://backboard.railway.com/graphql/v2"
 _REQUEST = 15.0  # seconds that one request may take
 _PATIENCE = 45.0  # seconds in all, with everything that is tried again
+_PAUSE = 0.3
 _PAGE = 100
 _AGAIN = frozenset({429, 500, 502, 503, 504})
 _LOOK = "Look at status.railway.com and at the network, then try again."
@@ -95,11 +96,11 @@ def _time(written: Any) -> dt.datetime:
 
 
 class Railway:
-    """`patience` and `request` are seconds: for a question with all its tries, and for one try."""
+    """Seconds: `patience` for a question with all its tries, `request` for one try, `pause` before the second one."""
 
-    def __init__(self, account: Account, *, patience: float = _PATIENCE, request: float = _REQUEST) -> None:
+    def __init__(self, account: Account, *, patience: float = _PATIENCE, request: float = _REQUEST, pause: float = _PAUSE) -> None:
         self.account = account
-        self._patience, self._request = patience, request
+        self._patience, self._request, self._pause = patience, request, pause
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[Api]:
@@ -107,15 +108,15 @@ class Railway:
         of_a_project = self.account.token_of == "project"  # noqa: S105  a kind, no token
         sent = {"Project-Access-Token": token} if of_a_project else {"Authorization": f"Bearer {token}"}
         async with aiohttp.ClientSession(headers={**sent, "User-Agent": "backout"}) as session:
-            yield Api(session, self.account, patience=self._patience, request=self._request)
+            yield Api(session, self.account, patience=self._patience, request=self._request, pause=self._pause)
 
 
 class Api:
     """An open session."""
 
-    def __init__(self, session: aiohttp.ClientSession, account: Account, *, patience: float, request: float) -> None:
+    def __init__(self, session: aiohttp.ClientSession, account: Account, *, patience: float, request: float, pause: float) -> None:
         self._session, self.account = session, account
-        self._patience, self._request = patience, request
+        self._patience, self._request, self._pause = patience, request, pause
         self._secrets = (account.token.get_secret_value(),)
 
     async def services(self) -> list[Json]:
@@ -214,7 +215,7 @@ class Api:
     async def ask(self, query: str, variables: Mapping[str, Any], field: str) -> Any:
         """What that one field of the answer holds. Raises RailwayRefused, RailwaySilent."""
         loop = asyncio.get_running_loop()
-        until, pause = loop.time() + self._patience, 0.3
+        until, pause = loop.time() + self._patience, self._pause
         while True:
             problem: StepFailed
             wait = pause

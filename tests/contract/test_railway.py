@@ -44,7 +44,7 @@ def make(railway: RailwayStandIn) -> Make:
     def made(*, patience: float = 2.0, request: float = 0.5, **settings: Any) -> RailwayServices:
         given = {"token": PROJECT_TOKEN, "project": PROJECT, "environment": ENVIRONMENT, "services": ["api", "worker"], "within": "5s"}
         read = RailwaySettings.model_validate({**given, "api": railway.api, **settings})
-        return RailwayServices(read, Railway(read, patience=patience, request=request), pause=0.02)
+        return RailwayServices(read, Railway(read, patience=patience, request=request, pause=0.02), pause=0.02)
 
     return made
 
@@ -316,7 +316,7 @@ FAULTS = pytest.mark.parametrize(
 async def test_a_stop_that_fails_is_said_and_everything_can_be_started_again(
     railway: RailwayStandIn, make: Make, kind: Any, says: str, field: str
 ) -> None:
-    services = make(patience=0.6, request=0.2)
+    services = make(patience=0.3, request=0.15)
     noted = await services.look()
     fault = Fault(kind, field, times=1000)
     railway.faults.append(fault)
