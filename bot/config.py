@@ -154,6 +154,7 @@ class Backups(Part):
     store: Store = Field("./backups", repr=False, description="A folder, or {kind: ...} for another store.")
     keep: Duration = Field(_written("24h"), description="How long a copy is kept.")
     schedule: Crontab | None = Field(None, description="When one is made unasked, as in a crontab, in UTC: 30 2 * * *.")
+    provider: Options | None = Field(None, repr=False, description="Whoever runs the server and keeps backups of it: {kind: railway, ...}.")
     pitr: Options | None = Field(None, repr=False, description="Base backups and archived WAL: {kind: wal_folder, ...} or {kind: pgbackrest, ...}.")
 
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from bot.errors import BackoutError
 from bot.evidence import Rehearsal
-from bot.keeping import Archives, Backup, PointInTime
+from bot.keeping import Archives, Backup, PointInTime, Provider
 from bot.merges import MergeRule
 from bot.model import Attempt, AttemptState, Plan, State
 from bot.place import Connect
@@ -94,6 +94,8 @@ class TargetParts:
     archives: Archives
     #: None: nothing is archived for the target
     pitr: PointInTime | None
+    #: whoever runs the server and keeps backups of their own
+    provider: Provider | None
     platform: Platform
     rehearsal: RehearsalRules
     #: database and tool, entered by another role

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from bot.evidence import BackupFile, Found, Stored
+from bot.evidence import BackupFile, Found, Listed, Stored
 from bot.model import Plan
 from bot.place import Connect
 
@@ -210,3 +210,15 @@ class PointInTime(Protocol):
 
     async def clean(self) -> None:
         """Remove what dead processes left behind."""
+
+
+class Provider(Protocol):
+    """Whoever runs the server keeps backups of it that only they can bring back. Nothing is changed there from here."""
+
+    kind: str
+
+    async def backups(self) -> tuple[Listed, ...]:
+        """Newest first, with their retention; each `refused` says how it comes back. Raises StepFailed when they can't be asked."""
+
+    def recovery(self, database: str, moment: dt.datetime) -> str:
+        """What a person does so that the provider recovers that instant: commands or a ticket, without secrets."""

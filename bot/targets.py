@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bot.backups import BACKUPS, POINTS_IN_TIME
+from bot.backups import BACKUPS, POINTS_IN_TIME, PROVIDERS
 from bot.backups.archives import StoredArchives
 from bot.backups.recovering import Recovering
 from bot.clock import SystemClock
@@ -22,7 +22,7 @@ from bot.databases.scratch_same import SameServerScratches
 from bot.durable import RehearsalRules, TargetParts
 from bot.embedded import binaries
 from bot.errors import ConfigError
-from bot.keeping import PointInTime, Store
+from bot.keeping import PointInTime, Provider, Store
 from bot.merges import MergeRule
 from bot.place import Connect
 from bot.platforms import ONCE, PLATFORMS, SERVICES
@@ -59,6 +59,7 @@ def target(config: Config, name: str, journal_system: str, home: Path) -> Target
         backup=backup_class(store, part.admin, backup_class.Settings(), embedded=binaries, waiters=database.waiters, spool=spool,
                             restoring={timescale.NAME: timescale.restoring}),
         archives=StoredArchives(store, spool), pitr=_pitr(part, where, base, home),
+        provider=_provider(part, where),
         platform=_platform(part, where, database, tools.runner.inside),
         rehearsal=_rehearsal(part, tools, home), enter=enter, elsewhere=lambda connect: PostgresDatabase(target="copy", tool=connect, admin=connect),
         rule=MergeRule(**part.tables.model_dump(), triggers=part.put_back.triggers == "fire"), triggers=part.put_back.triggers == "fire",
@@ -116,6 +117,14 @@ def _pitr(part: TargetConfig, where: str, base: Path, home: Path) -> PointInTime
     settings = adapter_settings(source_class.Settings, part.backups.pitr, f"{where}.backups.pitr")
     clusters = Throwaways(home / "pitr")
     return Recovering(source_class(settings, base, clusters.programs), part.admin, clusters, connected, SystemClock(), home / "pitr")
+
+
+def _provider(part: TargetConfig, where: str) -> Provider | None:
+    if part.backups.provider is None:
+        return None
+    provider_class = PROVIDERS[adapter_kind(part.backups.provider, PROVIDERS, f"{where}.backups.provider")]
+    made: Provider = provider_class(adapter_settings(provider_class.Settings, part.backups.provider, f"{where}.backups.provider"))
+    return made
 
 
 def _rehearsal(part: TargetConfig, tools: _Tools, home: Path) -> RehearsalRules:

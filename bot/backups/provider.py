@@ -11,7 +11,11 @@ import shlex
 import zoneinfo
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from bot.evidence import Listed
 from bot.moment import told
 
 _EARLIER = dt.timedelta(minutes=5)
@@ -51,6 +55,45 @@ def guide(provider: str, asked: Asked) -> Guide:
     """`provider` is one of PROVIDERS, or any other name: then there is a ticket and no command."""
     commands = PROVIDERS[provider](asked) if provider in PROVIDERS else ()
     return Guide(tuple(commands), _ticket(provider, asked), _then(asked))
+
+
+def _zone(value: str) -> str:
+    try:
+        zoneinfo.ZoneInfo(value)
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
+        raise ValueError("is no time zone of this machine, such as Europe/Berlin") from None
+    return value
+
+
+class Zoned(BaseModel):
+    """The name of the people's own clocks."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    zone: Annotated[str, AfterValidator(_zone)] = Field("UTC", description="your own time zone, such as Europe/Berlin, for tickets")
+
+
+class GuidedProvider:
+    """Implements keeping.Provider, for those whose backups are not listed from here: an instant is theirs to recover, the words are ours."""
+
+    class Settings(Zoned):
+        kind: Literal["aws-rds", "google-cloud-sql", "azure"]
+        instance: str = Field(min_length=1, max_length=200, description="what the provider calls the server")
+
+    def __init__(self, settings: Settings) -> None:
+        self.kind: str = settings.kind
+        self._settings = settings
+
+    async def backups(self) -> tuple[Listed, ...]:
+        return ()
+
+    def recovery(self, database: str, moment: dt.datetime) -> str:
+        return as_text(guide(self.kind, Asked(self._settings.instance, database, moment, self._settings.zone)))
+
+
+def as_text(found: Guide) -> str:
+    """What to do, as one text."""
+    ways = ["Run, where the provider's own command line is set up:", *found.commands] if found.commands else ["Send:", found.ticket.rstrip()]
+    return "\n".join([*ways, "Then:", *found.then])
 
 
 def local(moment: dt.datetime, zone: str) -> str:

@@ -1,4 +1,4 @@
-"""The list of backups: those that the journal knows, and what others put into the store."""
+"""The list of backups: those that the journal knows, what others put into the store, and what the server's provider keeps."""
 
 from __future__ import annotations
 
@@ -19,7 +19,17 @@ async def listed(target: TargetParts, journal: Journal) -> tuple[Listed, ...]:
         theirs = [_theirs(one) for one in await target.backup.found(known)]
     except (StepFailed, Refusal) as error:
         theirs = [Listed(name="the store", refused=f"What else lies there can't be looked at: {error}")]
-    return (*ours, *theirs)
+    return (*ours, *theirs, *await of_the_provider(target))
+
+
+async def of_the_provider(target: TargetParts) -> tuple[Listed, ...]:
+    """Those that whoever runs the server keeps, and brings back themselves."""
+    if target.provider is None:
+        return ()
+    try:
+        return await target.provider.backups()
+    except (StepFailed, Refusal) as error:
+        return (Listed(name=target.provider.kind, refused=f"Its backups can't be listed: {error}"),)
 
 
 def _theirs(found: Found) -> Listed:

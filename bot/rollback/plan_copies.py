@@ -15,7 +15,7 @@ from bot.model import History, Plan, PlanStep, Revision, Run
 from bot.moment import parse_moment, told
 from bot.ports import Journal
 from bot.rollback import pace, route
-from bot.rollback.listing import listed
+from bot.rollback.listing import listed, of_the_provider
 from bot.steps.csv_beside import is_csv
 from bot.steps.restore_beside import INCOMING
 from bot.steps.restore_point import is_clone, taken
@@ -36,6 +36,12 @@ async def restore(target: TargetParts, rev: str, journal: Journal, command: str)
 
 async def pitr(target: TargetParts, rev: str, journal: Journal, command: str) -> Plan:
     """TIME is an instant with its zone. What it leads to is only known when it was recovered, which is the trial. Raises Refusal."""
+    if target.pitr is None and target.provider is not None:
+        asked = parse_moment(rev)
+        raise Refusal(
+            "provider_recovers", f"Nothing of {target.name} is archived where Backout could recover {told(asked)}: {target.provider.kind} has to.",
+            target.provider.recovery(target.database.tool.database, asked),
+        )  # fmt: skip
     if target.pitr is None:
         raise Refusal(
             "no_point_in_time", f"{target.name} has no archive to recover an instant from.",
@@ -92,6 +98,8 @@ async def chosen(target: TargetParts, name: str, journal: Journal, command: str)
     known = [one for one in await listed(target, journal) if one.file and not one.name.endswith(INCOMING) and one.file.format != "schema"]
     found = [one for one in known if one.name == name] or [one for one in known if one.name.startswith(name)]
     shown = ", ".join(one.name for one in (found or known)[:5]) or "there is none"
+    if not found and (kept := [one for one in await of_the_provider(target) if one.made and one.name.startswith(name)]):
+        raise Refusal("provider_restores", f"{kept[0].name} is the provider's, and only they can bring it back.", kept[0].refused)
     if not found:
         told = f"There is no backup {route.shown(name)} of {target.name}. Newest first: {shown}."
         raise Refusal("unknown_backup", told, f"Look with {command} backups {target.name}.")
@@ -129,7 +137,14 @@ async def _plan(target: TargetParts, journal: Journal, source: BackupFile | None
     await target.backup.ready(identity.version)
     stopped = ["stop_writers"] if target.platform.stops else []
     app = await pace.application(target, strategy, journal)
-    names = ["check_preconditions", *([] if cloned else ["restore_beside"]), *stopped, "swap", "verify", *pace.back(target, app)]
+    names = [
+        "check_preconditions",
+        *([] if cloned else ["restore_beside"]),
+        *stopped,
+        "swap",
+        "verify",
+        *pace.back(target, app, code=bool(history and history.code_follows)),
+    ]
     steps = _steps(names, roll_back_application={"former": app})
     tried = cloned or target.rehearsal.where is not None
     return Plan.model_validate({

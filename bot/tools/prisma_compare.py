@@ -23,6 +23,7 @@ _KEPT = 8000  # characters of the difference
 _DIFFERS = 2  # its exit code
 _NOT_THERE = frozenset({126, 127})  # a shell's exit codes for a program that can't be started
 _READ_ONLY = "options=-c%20default_transaction_read_only%3Don"
+_INSTALL = "install it there, or set tool.prisma"
 _QUIET = {"CHECKPOINT_DISABLE": "1", "PRISMA_HIDE_UPDATE_MESSAGE": "1", "NO_COLOR": "1"}
 #: of Prisma 7, then of 3.9 to 6, which read the address from the schema's own datasource
 _DIALECTS = (
@@ -61,9 +62,9 @@ class Comparer:
             except TimeoutError:
                 return Beside(None, why=f"Prisma did not end within {seconds:g} s")
             except ProgramMissing as error:
-                return Beside(None, why=f"Prisma isn't installed where the tool runs ({error})")
+                return Beside(None, why=f"Prisma isn't installed where the tool runs ({error}); {_INSTALL}")
             if code in _NOT_THERE:
-                return Beside(None, why=f"Prisma isn't installed where the tool runs ({self._argv[0]})")
+                return Beside(None, why=f"Prisma isn't installed where the tool runs ({self._argv[0]}); {_INSTALL}")
             if code == 0 and "no difference" in said.lower():
                 return Beside(True)
             if code == _DIFFERS and said.strip():
@@ -71,7 +72,9 @@ class Comparer:
             if not _OTHER_DIALECT.search(said):
                 # Prisma was seen to end with 0 and no word when its engine had died.
                 return Beside(None, why=f"Prisma ended with {code}: {_short(said) or 'it said nothing'}")
-        return Beside(None, why=f"this Prisma is too old, or too new: it does not know the options of `migrate diff` ({_short(said)})")
+        return Beside(
+            None, why=f"this Prisma is too old, or too new: it does not know the options of `migrate diff` ({_short(said)}); compare them by hand"
+        )
 
     async def _asked(self, words: Sequence[str], seconds: float) -> tuple[int, str]:
         kept = bytearray()

@@ -282,6 +282,7 @@ async def test_prisma_writes_the_way_down_that_nobody_wrote(web: Web, journal_se
     assert "can't know data" in newest.message
     assert 'DROP TABLE "public"."Escrow"' in newest.source
     from_, to, undone = route.route(SECOND, history)
+    assert [one.script for one in route.undone_of(undone)] == [newest.source], "people are shown all of it"
     facts = await tool.downgrade(to, Doing(made(history, from_, to, undone=route.undone_of(undone))))
     assert facts["transactions"] == 1
     assert web.tables() == {"User"}

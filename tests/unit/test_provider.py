@@ -7,7 +7,7 @@ import shlex
 
 import pytest
 
-from bot.backups.provider import PROVIDERS, Asked, guide, local
+from bot.backups.provider import PROVIDERS, Asked, GuidedProvider, guide, local
 
 MOMENT = dt.datetime(2026, 7, 1, 20, 48, 28, 900_000, tzinfo=dt.UTC)
 
@@ -63,3 +63,12 @@ def test_winter_and_an_unknown_zone() -> None:
     assert local(winter, "Europe/Berlin") == "2026-01-01 13:00:00 +01:00 (Europe/Berlin)"
     assert local(winter, "Mars/Olympus") == "2026-01-01 12:00:00 UTC"
     assert local(winter, "../etc/passwd") == "2026-01-01 12:00:00 UTC"
+
+
+@pytest.mark.parametrize("kind", sorted(PROVIDERS))
+async def test_a_provider_of_the_configuration_says_what_to_run_and_lists_nothing(kind: str) -> None:
+    made = GuidedProvider(GuidedProvider.Settings.model_validate({"kind": kind, "instance": "shop-production", "zone": "Europe/Berlin"}))
+    assert await made.backups() == ()
+    said = made.recovery("shop", MOMENT)
+    assert "2026-07-01T20:48:28Z" in said
+    assert "Give Backout the new URL." in said

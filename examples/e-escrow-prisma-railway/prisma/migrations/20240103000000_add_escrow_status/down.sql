@@ -1,0 +1,3 @@
+DROP INDEX "escrows_status_idx";
+ALTER TABLE "escrows" DROP COLUMN "status";
+DROP TYPE "EscrowStatus";
