@@ -6,13 +6,16 @@ import datetime as dt
 import re
 
 BLANK = "_(not written down yet)_"
+#: at the beginning of a line it would be a list, a quotation, a rule
+_BEGINS = re.compile(r"[-+>=]")
 _SPECIAL = re.compile(r"([\\`*_\[\]<#|~])")
 
 
 def plain(text: object, most: int = 600) -> str:
     """Text from people, scripts and databases as one line of Markdown that means nothing but itself."""
     said = line(text)
-    return _SPECIAL.sub(r"\\\1", said if len(said) <= most else said[:most] + "…")
+    escaped = _SPECIAL.sub(r"\\\1", said if len(said) <= most else said[:most] + "…")
+    return f"\\{escaped}" if _BEGINS.match(escaped) else escaped
 
 
 def line(text: object) -> str:

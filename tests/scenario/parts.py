@@ -45,6 +45,13 @@ class Gate:
         await self._bot.until(lambda: self._bot.query(waits), what="at the gate")
 
 
+async def refused(bot: Bot) -> Json:
+    """The newest run's refusal, once it has one. What is refused at once gets no card."""
+    newest = "select refusal from backout.runs where created = (select max(created) from backout.runs) and state = 'refused'"
+    await bot.until(lambda: bot.journaled(newest), what="refused")
+    return dict(bot.journaled(newest)[0][0])
+
+
 def payload(card: Json) -> Json:
     """The metadata's payload."""
     return dict(card["metadata"]["event_payload"])

@@ -122,7 +122,7 @@ async def test_a_copy_that_a_blocking_query_condemns_is_refused_before_anybody_i
     await bot.kill()
     await bot.start()
     await bot.ask(f"restore {name} sev high because of this")
-    await bot.until(lambda: bot.state() == "refused", what="refused")
+    await parts.refused(bot)
     refused = bot.events("refused")[-1]
     assert refused["code"] == "copy_condemned"
     assert "the late order" in refused["message"]
@@ -141,7 +141,7 @@ async def test_a_damaged_backup_is_refused_and_production_is_as_it_was(make_shop
 
     damage(Path(path))  # type: ignore[operator]
     await bot.ask(f"restore {name} sev high because of this")
-    await bot.until(lambda: bot.state() == "refused", what="refused")
+    await parts.refused(bot)
     assert said in bot.events("refused")[-1]["message"]
     assert bot.stands() == "0002"
 
@@ -150,7 +150,7 @@ async def test_a_backup_that_does_not_exist_is_refused_with_those_that_do(make_s
     bot = await make_shop()
     await rolled_back(bot)
     await bot.ask("restore nothing.dump sev high because of this")
-    await bot.until(lambda: bot.state() == "refused", what="refused")
+    await parts.refused(bot)
     assert bot.events("refused")[-1]["code"] == "unknown_backup"
     assert backup(bot) in bot.events("refused")[-1]["message"]
 

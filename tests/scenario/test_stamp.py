@@ -55,5 +55,5 @@ async def test_a_revision_that_is_written_there_already_is_refused(make_shop: Ma
 
     await bot.ask(STAMP)
 
-    await bot.until(lambda: bot.state() == "refused", what="a refusal")
+    await parts.refused(bot)
     assert "already_stamped" in str(bot.journaled("select refusal from backout.runs"))

@@ -68,7 +68,7 @@ async def test_what_can_not_be_brought_back_is_refused_and_said(make_shop: MakeS
     bot = await make_shop(admin="${ADMIN_URL}")
     name = await backed_up(bot)
     await bot.ask(f"tables {words.format(name=name)} sev high because of this")
-    await bot.until(lambda: bot.state() == "refused", what="refused")
+    await parts.refused(bot)
     assert bot.events("refused")[-1]["code"] == code
 
 
@@ -77,7 +77,7 @@ async def test_a_table_whose_columns_are_others_now_is_refused_before_anybody_is
     name = await backed_up(bot)
     parts.execute(bot, "ALTER TABLE orders ADD COLUMN colour text")
     await bot.ask(f"tables orders from {name} sev high because of this")
-    await bot.until(lambda: bot.state() == "refused", what="refused")
+    await parts.refused(bot)
     assert bot.events("refused")[-1]["code"] == "table_not_mergeable"
     assert "colour" in bot.events("refused")[-1]["message"]
 
@@ -118,7 +118,7 @@ async def test_a_csv_is_the_rows_of_one_table_and_of_that_one(make_shop: MakeSho
     bot = await make_shop(admin="${ADMIN_URL}")
     exported(bot, "orders.csv")
     await bot.ask(f"{words} sev high because of this")
-    await bot.until(lambda: bot.state() == "refused", what="refused")
+    await parts.refused(bot)
     ((found,),) = bot.journaled("select refusal from backout.runs")
     assert found["code"] == code
     assert says in found["message"]

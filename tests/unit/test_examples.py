@@ -16,6 +16,8 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 def value(name: str) -> str:
     if name.endswith(("DATABASE_URL", "ADMIN_URL")):
         return "postgresql://app:x@127.0.0.1/app"
+    if name == "MINIO_URL":
+        return "http://127.0.0.1:9000"
     return f"http://127.0.0.1/{name}" if name.endswith("_URL") else f"fake-{name.lower().replace('_', '-')}"
 
 
