@@ -25,6 +25,7 @@ Noted = Mapping[str, Any]
 Variable = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")]
 _UP = frozenset({"SUCCESS", "SLEEPING"})
 _UNDER_WAY = frozenset({"INITIALIZING", "QUEUED", "WAITING", "BUILDING", "DEPLOYING", "NEEDS_APPROVAL"})
+_GONE = frozenset({"REMOVING", "REMOVED"})
 _PAUSE, _SLOWEST = 1.0, 8.0  # seconds between two looks: a token's requests are counted
 _LINE = 500
 
@@ -107,56 +108,59 @@ class RailwayServices:
         """All are deployed at once, then each is waited for: the application is down from the first one on."""
         told: list[str] = []
         async with self._railway.open() as api:
-            gone: list[tuple[Json, frozenset[str]]] = []
+            gone: list[tuple[Json, frozenset[str], str]] = []
             for one in noted["services"]:
                 if one["active"]:
                     await work.progress(f"putting {one['name']} into maintenance")
-                    gone += [(one, found) for found in [await self._into_maintenance(api, one, work)] if found]
+                    gone += [(one, *found) for found in [await self._into_maintenance(api, one, work)] if found]
                     told.append(f"{one['name']} in maintenance ({self.settings.variable}={self.settings.value})")
                 else:
                     told.append(f"{one['name']} did not run")
-            for one, former in gone:
-                active = await self._settled(api, one["name"], one, former, work)
+            for one, former, ours in gone:
+                active = await self._settled(api, one["name"], one, former, work, ours=ours)
                 self._made[one["name"]] = (self.settings.value, active[0])
         await self.prove_stopped(noted)
         return "; ".join(told)
 
-    async def _into_maintenance(self, api: Api, one: Json, work: Work) -> frozenset[str]:
-        """The variable first; then whatever was being deployed without it is waited for, and replaced. What has to go; nothing where that is done."""
+    async def _into_maintenance(self, api: Api, one: Json, work: Work) -> tuple[frozenset[str], str] | None:
+        """The variable first; then whatever was being deployed without it is waited for, and replaced. What has to go, and what replaces it."""
         name = one["name"]
         active = _active(_by_id(await api.services(), one["id"], name))
         if await self._done(api, name, one, active, self.settings.value):
-            return frozenset()
+            return None
         await api.set_variable(one["id"], self.settings.variable, self.settings.value)
         now = await self._settled(api, name, one, frozenset(), work, failing=False)
-        await self._redeploy(api, name, now[0] if now else one["active"][0])
-        return frozenset([*now, *one["active"]])
+        ours = await self._redeploy(api, name, now[0] if now else one["active"][0])
+        return frozenset([*now, *one["active"]]), ours
 
     async def _done(self, api: Api, name: str, one: Json, active: Sequence[str], wanted: str | None) -> bool:
         """This process saw it come up so. What another one has done is done again: nobody can say with which variables it was deployed."""
         value, deployment = self._made.get(name, (None, ""))
         return value == wanted and deployment in active and await api.variable(one["id"], self.settings.variable) == wanted
 
-    async def _redeploy(self, api: Api, name: str, deployment: str) -> None:
+    async def _redeploy(self, api: Api, name: str, deployment: str) -> str:
         try:
-            await api.redeploy(deployment)
+            return await api.redeploy(deployment)
         except RailwayRefused as error:
             raise StepFailed(f"{name} could not be redeployed. {error.message}") from error
 
-    async def _settled(self, api: Api, name: str, one: Json, gone: frozenset[str], work: Work, *, failing: bool = True) -> list[str]:
+    async def _settled(self, api: Api, name: str, one: Json, gone: frozenset[str], work: Work, *, failing: bool = True, ours: str = "") -> list[str]:
         """What runs of it, the newest first, once nothing is being deployed and none of `gone` runs.
 
-        Raises StepFailed: it takes too long, or (`failing`) the newest deployment went wrong."""
+        Raises StepFailed: it takes too long, or (`failing`) the newest deployment went wrong; `ours`, where we made one."""
         loop = asyncio.get_running_loop()
         until, pause, said = loop.time() + self._within, self._pause, ""
         while True:
             now = _by_id(await api.services(), one["id"], name)
             latest, active = now.get("latestDeployment") or {}, _active(now)
             active.sort(key=lambda one: one != latest.get("id"))
+            if ours not in ("", latest.get("id")):  # somebody else's came after it, and may have been skipped
+                made = await api.deployment(ours)
+                latest = latest if made["status"] in _GONE else made
             state = str(latest.get("status") or "")
-            if state not in _UNDER_WAY and not (failing and (gone & set(active) or not active) and state in _UP):
-                if not failing or (state in _UP and active):
-                    return active
+            if state not in _UNDER_WAY and (not failing or (active and not gone & set(active))):
+                return active  # also where a later deployment was skipped, or came to nothing, and this one goes on
+            if state not in _UNDER_WAY and state not in _UP:
                 raise StepFailed(
                     f"The new deployment of {name} ended as {state or 'nothing'}. Look at its log, mend that, then retry.", {"service": name}
                 )
@@ -214,11 +218,11 @@ class RailwayServices:
         before = await self._settled(api, name, one, frozenset(), work, failing=False)
         if there != wanted:
             await api.set_variable(one["id"], self.settings.variable, wanted)
-        now = await self._settled(api, name, one, frozenset(), work, failing=False)
+        now, ours = await self._settled(api, name, one, frozenset(), work, failing=False), ""
         if not now or now[0] in before:  # else taking the variable away has deployed it already
-            await self._redeploy(api, name, now[0] if now else one["active"][0])
+            ours = await self._redeploy(api, name, now[0] if now else one["active"][0])
             before += now
-        now = await self._settled(api, name, one, frozenset(before), work)
+        now = await self._settled(api, name, one, frozenset(before), work, ours=ours)
         self._made[name] = (wanted, now[0])
         return f"{name} runs" + (" (in maintenance, as before)" if wanted == self.settings.value else "")
 
@@ -283,8 +287,8 @@ class RailwayServices:
                         f"{name} is not in maintenance any more, so it is not rolled back: it would begin to write. Look who ended that."
                     )
                 before = await self._settled(api, name, one, frozenset(), work, failing=False)
-                await self._redeploy(api, name, one["deployment"])
-                await self._settled(api, name, one, frozenset(before), work)
+                ours = await self._redeploy(api, name, one["deployment"])
+                await self._settled(api, name, one, frozenset(before), work, ours=ours)
                 told.append(f"{name} is back at {one['says']}")
         return "; ".join(told)
 

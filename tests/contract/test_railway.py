@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from bot.errors import StepFailed
 from bot.platforms.railway import RailwayServices, RailwaySettings
 from bot.railway import Railway
-from tests.railway.server import ACCOUNT_TOKEN, ENVIRONMENT, PROJECT, PROJECT_TOKEN, Fault, RailwayStandIn
+from tests.railway.server import ACCOUNT_TOKEN, ENVIRONMENT, PROJECT, PROJECT_TOKEN, Deployment, Fault, RailwayStandIn
 
 Make = Callable[..., RailwayServices]
 MODE = "MAINTENANCE_MODE"
@@ -148,6 +148,27 @@ async def test_a_deploy_that_is_under_way_is_waited_for_and_replaced(railway: Ra
     await services.stop(noted, Job())
     await railway.quiet()
     assert runs_with(railway, "api") == ["true"]
+
+
+@pytest.mark.parametrize("ended", ["SKIPPED", "FAILED"])
+async def test_a_deploy_of_somebody_else_that_came_to_nothing_is_not_taken_for_ours(railway: RailwayStandIn, make: Make, ended: str) -> None:
+    """A push that no watch pattern concerns is skipped, and is the latest deployment from then on."""
+    api, services = railway.services["api"], make(services=["api"])
+    noted = await services.look()
+
+    made: list[str] = []
+
+    def skip_the_next(service: Any, deployment: Any) -> None:
+        """Right behind ours."""
+        made.append(deployment.id)
+        if len(made) == 1:
+            service.deployments.append(Deployment("deployment-999", {}, {}, status=ended))
+
+    railway.on_deploy = skip_the_next
+    await services.stop(noted, Job())
+    assert (api.deployments[-1].status, [one.id for one in api.active]) == (ended, made)
+    await services.start(noted, Job())
+    assert runs_with(railway, "api") == ["false"]
 
 
 async def test_somebody_who_ends_the_maintenance_is_noticed_in_the_last_moment(railway: RailwayStandIn, make: Make) -> None:
