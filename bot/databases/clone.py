@@ -15,7 +15,7 @@ from typing import Any
 
 import asyncpg
 
-from bot.databases import acl, visitors
+from bot.databases import acl, timescale, visitors
 from bot.databases.connecting import CATALOG, LONGEST, Connection, connected, quoted, words
 from bot.errors import StepFailed
 from bot.evidence import BackupFile
@@ -110,7 +110,12 @@ async def clone(admin: Connect, maintenance: Connect, database: str, name: str, 
     async with writing(maintenance, f"backout/clone/{name}"[:LONGEST]) as session:
         await visitors.end_former(session)
         await drop_left(session, name, note)
-        await _copy(session, database, name)
+        try:
+            await _copy(session, database, name)
+        except StepFailed:  # perhaps a worker of an extension's came in, who is asked to leave
+            if not await timescale.quiet(admin.model_copy(update={"database": database})):
+                raise
+            await _copy(session, database, name)
         oid = await session.fetchval("SELECT oid::int8 FROM pg_database WHERE datname = $1", name)
         async with session.transaction():
             await _shut(session, name, note)
