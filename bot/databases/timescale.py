@@ -15,7 +15,7 @@ import asyncpg
 from bot.databases.connecting import CATALOG, Connection, connected, quoted, words
 from bot.errors import BackoutError, StepFailed
 from bot.finishing import whatever_happens
-from bot.place import Connect
+from bot.place import Connect, Session
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +49,10 @@ async def quiet(connect: Connect) -> bool:
             return False
         await _stop(session)
     return True
+
+
+def is_worker(one: Session) -> bool:
+    return NAME in f"{one.application} {one.state}".lower()
 
 
 async def wake(connect: Connect) -> bool:
