@@ -15,7 +15,7 @@ from typing import Any
 
 import asyncpg
 
-from bot.databases import acl, visitors
+from bot.databases import acl, timescale, visitors
 from bot.databases.connecting import CATALOG, LONGEST, Connection, connected, quoted, words
 from bot.errors import StepFailed
 from bot.evidence import BackupFile
@@ -27,6 +27,7 @@ _REFLINKS_SINCE = 180000  # on a file system that shares blocks (XFS, btrfs, ZFS
 _STRATEGIES_SINCE = 150000  # server_version_num
 _COLLATIONS_SINCE = 150000
 _FORCE_SINCE = 130000
+_TRIES = 2  # more, where nobody but workers of an extension's was in, or who was in has left
 DAY = 86400  # seconds, for what takes as long as it takes; the step has the deadline
 
 # A collation that changed under the database makes it useless as a template, since 15.
@@ -111,7 +112,14 @@ async def clone(admin: Connect, maintenance: Connect, database: str, name: str, 
     async with writing(maintenance, f"backout/clone/{name}"[:LONGEST]) as session:
         await visitors.end_former(session)
         await drop_left(session, name, note)
-        await _copy(session, database, name)
+        for last in (*[False] * _TRIES, True):
+            try:
+                await _copy(session, database, name)
+                break
+            except StepFailed as error:  # TimescaleDB's loader sends a worker into the template, which may be faster than the copy
+                if last or not error.facts.get("nobody"):
+                    raise
+                await timescale.quiet(admin.model_copy(update={"database": database}))
         oid = await session.fetchval("SELECT oid::int8 FROM pg_database WHERE datname = $1", name)
         async with session.transaction():
             await _shut(session, name, note)
@@ -153,7 +161,8 @@ async def _copy(session: Connection, database: str, name: str) -> None:
         there = await visitors.inside(session, source["oid"])
         gids = ", ".join((await visitors.prepared(session, source["oid"]))[: visitors.SHOWN])
         who = "; ".join(filter(None, (visitors.told(there), gids and f"prepared transactions {gids}"))) or "they have left since"
-        facts = {"inside": [one.model_dump(mode="json") for one in there[: visitors.SHOWN]]}
+        nobody = not gids and all(timescale.is_worker(one) for one in there)
+        facts = {"inside": [one.model_dump(mode="json") for one in there[: visitors.SHOWN]], "nobody": nobody}
         raise StepFailed(f"{database} can't be copied while somebody is in it ({words(error)}): {who}.", facts) from error
 
 

@@ -186,7 +186,7 @@ class Door:
             )
 
     async def _quiet(self) -> bool:
-        """Workers of an extension come in by no door, and come back when they are ended."""
+        """Workers of an extension come in by no door."""
         return await timescale.quiet(self._inside)
 
     @property

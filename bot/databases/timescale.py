@@ -1,7 +1,7 @@
 """TimescaleDB's own programs: its workers, which live in a database like anybody else, and its restore mode, without which no dump of it comes back.
 
-Measured with 2.19.3 on PostgreSQL 15 (docs/timescaledb.md): a worker that is ended is started again by the launcher; only `stop_background_workers`
-keeps it away, until the server or `start_background_workers` starts it. CREATE DATABASE ... TEMPLATE restarts the template's.
+Measured with 2.19.3 on PostgreSQL 15 (docs/timescaledb.md): a scheduler that was stopped, or ended like any session, stays away until the server
+restarts or `start_background_workers` is called: so whoever ends one starts it again. CREATE DATABASE ... TEMPLATE starts the template's.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import asyncpg
 from bot.databases.connecting import CATALOG, Connection, connected, quoted, words
 from bot.errors import BackoutError, StepFailed
 from bot.finishing import whatever_happens
-from bot.place import Connect
+from bot.place import Connect, Session
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +49,10 @@ async def quiet(connect: Connect) -> bool:
             return False
         await _stop(session)
     return True
+
+
+def is_worker(one: Session) -> bool:
+    return NAME in f"{one.application} {one.state}".lower()
 
 
 async def wake(connect: Connect) -> bool:

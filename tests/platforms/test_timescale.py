@@ -17,7 +17,7 @@ from bot.rollback import verify
 from tests.conftest import MakeDatabase
 from tests.contract.archiving import Shelf, lost, quiet
 from tests.contract.servers import database_of, execute, session
-from tests.platforms.timescale import running
+from tests.platforms.timescale import copied, running
 
 METRICS = (
     "CREATE TABLE metrics (time timestamptz NOT NULL, device int NOT NULL, value numeric, UNIQUE (device, time))",
@@ -52,7 +52,7 @@ def on(server: Connect, database: str) -> Connect:
 async def cloned(server: Connect, database: str) -> Connect:
     """As it is now. It goes with the test's database."""
     name = f"{database}_before"
-    await execute(on(server, "postgres"), f"CREATE DATABASE {quoted(name)} TEMPLATE {quoted(database)}")
+    await copied(on(server, "postgres"), database, name)
     return on(server, name)
 
 

@@ -9,13 +9,16 @@ import shutil
 import subprocess  # noqa: TID251  tests run the script as a shell would
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import asyncpg
 import pytest
 
+from bot.databases.connecting import quoted
 from bot.embedded import EmbeddedPostgres
 from bot.place import Connect
+from tests.contract.servers import session
 
 SCRIPT = Path(__file__).parent / "extensions"
 MAJOR = 15
@@ -58,3 +61,13 @@ def running(settings: Mapping[str, str] | None = None) -> Iterator[Connect]:
         os.environ["PATH"] = path  # noqa: TID251  as above
         asyncio.run(postgres.stop())
         shutil.rmtree(home)
+
+
+async def copied(server: Connect, source: str, name: str) -> None:
+    """CREATE DATABASE ... TEMPLATE; the loader's worker in the template may be in the way, and is gone a moment later."""
+    async with session(server) as open_:
+        for _ in range(5):
+            with suppress(asyncpg.ObjectInUseError):
+                await open_.execute(f"CREATE DATABASE {quoted(name)} TEMPLATE {quoted(source)}")
+                return
+    raise AssertionError(f"{source} could not be copied")
