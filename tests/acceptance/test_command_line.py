@@ -96,7 +96,7 @@ async def test_usage_that_is_wrong_exits_2_and_says_what_to_write(shell: Termina
         (("decide", "r1", "shrug", "--as", "U0DBA"), "retry"),
         (("config",), "about"),
         (("restore", "shop"), "BACKUP"),
-        (("stamp", "shop", "0004", "--as", "U0DBA", "--reason", "x"), "not built yet"),
+        (("stamp", "shop"), "REV"),
         (("serve",), "SLACK_BOT_TOKEN"),
     ):
         code, output = await shell.run(*argv)
