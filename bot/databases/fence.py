@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 
 import asyncpg
 
-from bot.databases.connecting import Connection, words
+from bot.databases.connecting import LOST, Connection, words
 from bot.errors import FenceLost, Refusal
 from bot.place import Identity
 
@@ -36,7 +36,7 @@ class PostgresFence:
             try:
                 identity = await self._identify(self._session, _PROOF)
                 holder = await self._session.fetchrow(f"{HOLDER} AND l.pid = pg_backend_pid()", *self._key, timeout=_PROOF)
-            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+            except (asyncpg.PostgresError, *LOST) as error:
                 raise FenceLost(
                     f"The session that holds the fence is lost: {words(error)}. The server, or who is in charge of it, may have changed."
                 ) from error
