@@ -169,7 +169,6 @@ async def test_no_form_is_opened_for_anything_else(make_bot: MakeBot) -> None:
         ("0004 0003", "one word too many"),
         ("plan 0004", "This would undo"),
         ("status", "no run in this channel"),
-        ("stamp 0004", "not built yet"),
         ("warehouse 0004 sev high because x", "one word too many"),
         ("9999 sev high because x", "unknown_revision"),
         ("0005 sev high because x", "nothing_to_roll_back"),
