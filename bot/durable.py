@@ -182,7 +182,7 @@ class World:
         mine = last is not None and last.attempt == self.attempt and last.state is AttemptState.INTENDED
         if self.rehearsing:
             return mine and run.state is State.REHEARSING
-        if any(planned.name == "stop_writers" for planned in self.plan.steps):
+        if self.plan.stops_writers:
             await self.target.platform.prove_stopped(self)  # in the same second as the destruction (databases.md F8)
         return mine and run.digest == self.plan.digest()
 

@@ -197,6 +197,10 @@ class Plan(Noun):
         return tuple(dict.fromkeys([*locked, *(one.table for one in self.loss if one.table)]))
 
     @property
+    def stops_writers(self) -> bool:
+        return any(step.name == "stop_writers" for step in self.steps)
+
+    @property
     def versions(self) -> str:
         """The tool's own table, as the catalog spells it."""
         return spelled(*([self.version_table_schema] if self.version_table_schema else []), self.version_table)

@@ -57,7 +57,7 @@ async def _queries(world: World, done: Attempt) -> list[Check]:
         before = Answer(**was) if was else None
         # Rows that come back change what is counted, which is what people asked for: then `same` is shown and stops nothing.
         blocking = one.blocking and not (world.plan.strategy == "tables" and one.expected == "same")
-        found.append(judge(one.name, one.expected, blocking, before, after, stopped=world.target.platform.stops))
+        found.append(judge(one.name, one.expected, blocking, before, after, stopped=world.plan.stops_writers))
     return found
 
 

@@ -71,13 +71,13 @@ async def test_the_writers_are_looked_for_in_the_last_moment_before_the_tool_is_
         async def run(self, run: str) -> SimpleNamespace:
             return SimpleNamespace(last_attempt=lambda _: SimpleNamespace(attempt=1, state=AttemptState.INTENDED), digest="d", state=State.RUNNING)
 
-    plan = SimpleNamespace(digest=lambda: "d", steps=[SimpleNamespace(name="stop_writers")])
+    plan = SimpleNamespace(digest=lambda: "d", stops_writers=True)
     world = SimpleNamespace(
         journal=Journal(), run="r1", step="downgrade", attempt=1, plan=plan, rehearsing=False, target=SimpleNamespace(platform=Somebody())
     )
     with pytest.raises(StepFailed, match="somebody is still in"):
         await World.may_begin(cast("World", world))
-    world.plan = SimpleNamespace(digest=lambda: "d", steps=[])  # nobody is stopped
+    world.plan = SimpleNamespace(digest=lambda: "d", stops_writers=False)  # nobody is stopped
     assert await World.may_begin(cast("World", world)) is True
-    world.plan = SimpleNamespace(digest=lambda: "another", steps=[])
+    world.plan = SimpleNamespace(digest=lambda: "another", stops_writers=False)
     assert await World.may_begin(cast("World", world)) is False
