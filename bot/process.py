@@ -42,6 +42,10 @@ class Running:
         self._process = process
         self.pid = process.pid
 
+    @property
+    def ended(self) -> bool:
+        return self._process.returncode is not None
+
     async def output(self) -> AsyncIterator[bytes]:
         assert self._process.stdout is not None
         while data := await self._process.stdout.read(65536):

@@ -47,11 +47,14 @@ class Runner(Protocol):
     def start(self, argv: Sequence[str], *, env: Mapping[str, str], directory: Path, name: str, copy: bool) -> AbstractAsyncContextManager[Program]:
         """`name` is the attempt's application_name, by which what is left is known; `copy`: for a rehearsal. Raises ProgramMissing, StepFailed."""
 
+    async def prepare(self, argv: Sequence[str], *, env: Mapping[str, str], directory: Path) -> None:
+        """A program may be started ahead, where that costs nothing else; `start` takes it for exactly these words, as long as it is fresh."""
+
     async def ready(self) -> tuple[Refusal, ...]:
         """What stands in its way right now; a warning is not in the way."""
 
     async def clean(self, running: Collection[str]) -> None:
-        """Remove what dead processes left over there: all of ours whose run is not among `running`."""
+        """Remove what dead processes left over there: all of ours whose run is not among `running`, and what was started ahead."""
 
 
 class Platform(Protocol):
@@ -142,6 +145,9 @@ class MigrationTool(Protocol):
         """History and current revision; `unmarked`: a database without a version table stands nowhere, which is no error.
 
         Raises Refusal (tool_missing, broken_history, wrong_database, version_table_missing, ...)."""
+
+    async def prepare(self) -> None:
+        """It will be asked soon. Raises nothing."""
 
     async def upgrade(self, to: str, work: Work, *, from_: tuple[str, ...], scripts: Mapping[str, str] | None) -> Mapping[str, Any]:
         """Forward to an absolute revision; `scripts` are the planned hashes, None: whatever lies there. Facts and errors as `downgrade`."""

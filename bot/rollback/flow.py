@@ -85,6 +85,9 @@ class Rollbacks(Verbs):
             async with asyncio.timeout(_GRACE):
                 await self._quiet.wait()
         await self._executor.stop()
+        for target in self.targets.values():
+            with suppress(JournalDown):  # the next start cleans
+                await self._clean(target)
 
     async def _plan(self, run: Run) -> str:
         target, asked = self._target(run.target), run.request
@@ -111,6 +114,7 @@ class Rollbacks(Verbs):
     async def _ask(self, run: Run, made: Plan, roles: Sequence[str], **voided: Any) -> None:
         await self._journal.store_evidence(run.id, made, roles, **voided)
         await self._authority.ask(await self._journal.run(run.id))
+        await self._target(run.target).tool.prepare()  # most are answered soon, and the first step asks it again
 
     async def _rehearse(self, run: Run) -> str:
         """Before anybody is asked: the plan on a copy. What could not be tried is asked for all the same, and says so first."""

@@ -192,6 +192,9 @@ class DockerRunner:
 
     # ------------------------------------------------------------------ what is left
 
+    async def prepare(self, argv: Sequence[str], *, env: Mapping[str, str], directory: Path) -> None:
+        """Nothing is started ahead: it would stay there if Backout died."""
+
     async def clean(self, running: Collection[str]) -> None:
         """One-offs beside this container whose run is over, and those that read and have ended. What was executed ended with its sessions."""
         if self.settings.like is None:

@@ -177,6 +177,9 @@ class KubernetesRunner:
                 )
             await asyncio.sleep(_PAUSE)
 
+    async def prepare(self, argv: Sequence[str], *, env: Mapping[str, str], directory: Path) -> None:
+        """Nothing is started ahead: it would stay there if Backout died."""
+
     async def clean(self, running: Collection[str]) -> None:
         """Their Secrets go with them. What only reads may be another process' of ours, alive: it goes when it is over."""
         alive = {run_of(f"backout/{run}") for run in running}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict
 
@@ -14,9 +16,25 @@ from bot.errors import ProgramMissing, Refusal
 from bot.place import Connect
 from bot.running import Program
 
+_FRESH = 300.0  # seconds; what was started ahead of that may be of libraries that were replaced meanwhile
+_Words: TypeAlias = tuple[tuple[str, ...], frozenset[tuple[str, str]], Path]
+
+
+@dataclass
+class _Ahead:
+    """A program that waits for its first word, since `began`; `stack` ends it."""
+
+    program: process.Running
+    stack: AsyncExitStack
+    began: float
+
+    @property
+    def fit(self) -> bool:
+        return not self.program.ended and asyncio.get_running_loop().time() - self.began < _FRESH
+
 
 class LocalRunner:
-    """Implements ports.Runner."""
+    """Implements running.Runner."""
 
     kind = "local"
 
@@ -29,6 +47,7 @@ class LocalRunner:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self._ahead: dict[_Words, _Ahead] = {}
 
     def seen(self, connect: Connect, *, copy: bool) -> Connect:
         return connect
@@ -36,13 +55,45 @@ class LocalRunner:
     async def ready(self) -> tuple[Refusal, ...]:
         return ()
 
+    async def prepare(self, argv: Sequence[str], *, env: Mapping[str, str], directory: Path) -> None:
+        """Raises ProgramMissing."""
+        words = _words(argv, env, directory)
+        if words in self._ahead and self._ahead[words].fit:
+            return
+        await self._drop(words)
+        stack = AsyncExitStack()
+        program = await stack.enter_async_context(_started(argv, env, directory))
+        self._ahead[words] = _Ahead(program, stack, asyncio.get_running_loop().time())
+
     async def clean(self, running: Collection[str]) -> None:
-        """Nothing is left: a program ends with its process group, and its sessions are ended by name."""
+        """What was started ahead. Nothing else is left: a program ends with its process group, and its sessions are ended by name."""
+        for words in list(self._ahead):
+            await self._drop(words)
+
+    async def _drop(self, words: _Words) -> None:
+        if one := self._ahead.pop(words, None):
+            await one.stack.aclose()
 
     @asynccontextmanager
     async def start(self, argv: Sequence[str], *, env: Mapping[str, str], directory: Path, name: str, copy: bool) -> AsyncIterator[Program]:
         """Raises ProgramMissing, which tells a missing folder from a missing program."""
-        if not directory.is_dir():  # noqa: ASYNC240  one look at the disk before a program is started from it
-            raise ProgramMissing(f"the folder {directory} does not exist")
-        async with process.start(argv, env=env, directory=directory) as program:
-            yield program
+        words = _words(argv, env, directory)
+        if words in self._ahead and self._ahead[words].fit:
+            one = self._ahead.pop(words)
+            async with one.stack:
+                yield one.program
+        else:
+            async with _started(argv, env, directory) as program:
+                yield program
+
+
+@asynccontextmanager
+async def _started(argv: Sequence[str], env: Mapping[str, str], directory: Path) -> AsyncIterator[process.Running]:
+    if not directory.is_dir():  # noqa: ASYNC240  one look at the disk before a program is started from it
+        raise ProgramMissing(f"the folder {directory} does not exist")
+    async with process.start(argv, env=env, directory=directory) as program:
+        yield program
+
+
+def _words(argv: Sequence[str], env: Mapping[str, str], directory: Path) -> _Words:
+    return tuple(argv), frozenset(env.items()), directory

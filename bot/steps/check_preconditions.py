@@ -11,5 +11,6 @@ from bot.durable import Evidence, OnCrash, World, step
 async def check_preconditions(world: World) -> Evidence:
     """Plan again, compare, count again. Raises PlanChanged, which voids the approvals, or the Refusal that stands in the way now."""
     await world.replan()
+    await world.target.tool.prepare()  # for the move, behind stopped writers
     await world.counted_again()
     return Evidence(f"{world.plan.from_} is current, scripts and database are as approved")

@@ -49,6 +49,10 @@ class AlembicTool:
         """Changes nothing: env.py runs in a read-only session. Raises Refusal, as alembic_reading.read lists."""
         return await read(self._helper, unmarked=unmarked)
 
+    async def prepare(self) -> None:
+        """Python with alembic in it takes a second to start, which nobody has to wait for behind stopped writers."""
+        await self._helper.prepare()
+
     async def downgrade(self, to: str, work: Work) -> Mapping[str, Any]:
         """Exactly the plan's revisions, with the planned scripts.
 

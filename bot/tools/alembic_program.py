@@ -7,10 +7,12 @@ import json
 import re
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from bot.errors import BackoutError
 from bot.ports import Database
 from bot.running import Program, Runner
 from bot.tools import alembic_helper
@@ -28,13 +30,16 @@ Take = Callable[[Frame, Program], Awaitable[None]]
 
 
 class HelperProgram:
-    """`inherited` are the few variables that every program gets, `extra` those that a copy gets beside the settings' own."""
+    """`inherited` are the few variables that every program gets, `extra` those that a copy gets beside the settings' own.
+
+    What depends on the database or on the call reaches the helper by its stdin: no secret of ours is in its environment before user code runs.
+    """
 
     def __init__(
         self, settings: AlembicSettings, runner: Runner, database: Database, *, inherited: Mapping[str, str], extra: Mapping[str, str]
     ) -> None:
         self.settings, self.database = settings, database
-        self._runner, self._inherited, self._extra = runner, inherited, extra
+        self._runner, self._inherited, self._asked = runner, inherited, {**settings.env, **extra}
         self._on_a_copy = REHEARSAL in extra
         self._connect = runner.seen(database.tool, copy=self._on_a_copy)
         self.clean = cleaning(database.tool)
@@ -43,16 +48,14 @@ class HelperProgram:
         """Start the helper and hand its frames to `take` until it ends. Leaving early kills its whole group. Raises ProgramMissing."""
         nonce = secrets.token_hex(8)
         frames = Frames(nonce)
-        common = {"config": self.settings.config, "section": self.settings.section, "x": self.settings.x, "copy": self._on_a_copy}
+        settings, secret = self.settings, self._connect.model_dump(include={"host", "port", "user", "password", "database", "sslmode"})
+        common = {"config": settings.config, "section": settings.section, "x": settings.x, "copy": self._on_a_copy}
+        private = {"nonce": nonce, "connect": secret, "env": self._of_this_call(application)}
         try:
             async with self._runner.start(
-                [_absolute(self.settings.python), "-c", _HELPER],
-                env=self._environment(application, nonce),
-                directory=self.settings.directory.absolute(),
-                name=application,
-                copy=self._on_a_copy,
+                self._argv(), env=self._environment(), directory=settings.directory.absolute(), name=application, copy=self._on_a_copy
             ) as program:
-                await program.send(json.dumps({**common, **request}).encode() + b"\n")
+                await program.send(json.dumps({**common, **private, **request}).encode() + b"\n")
                 async for data in program.output():
                     for frame in frames.feed(data):
                         await take(frame, program)
@@ -60,13 +63,22 @@ class HelperProgram:
         finally:
             trace.alien = frames.alien
 
-    def _environment(self, application: str, nonce: str) -> dict[str, str]:
-        tool = self._connect
-        asked = {name: self._filled(text) for name, text in {**self.settings.env, **self._extra}.items()}
-        secret = tool.model_dump(include={"host", "port", "user", "password", "database", "sslmode"})
-        # PGAPPNAME names the sessions that user code opens past SQLAlchemy, so that they can be found and ended.
-        known = {**self._inherited, "PGAPPNAME": application, **(_NO_PASSWORDS if self._on_a_copy else {})}
-        return {**known, **asked, "BACKOUT_NONCE": nonce, "BACKOUT_CONNECT": json.dumps(secret)}
+    async def prepare(self) -> None:
+        with suppress(BackoutError):  # whoever needs it says what is wrong
+            await self._runner.prepare(self._argv(), env=self._environment(), directory=self.settings.directory.absolute())
+
+    def _argv(self) -> list[str]:
+        return [_absolute(self.settings.python), "-c", _HELPER]
+
+    def _environment(self) -> dict[str, str]:
+        """The same for every call, so that a program can be started before it is known what for, and without a secret of ours."""
+        asked = {name: text for name, text in self._asked.items() if self._filled(text) == text}
+        return {**self._inherited, **(_NO_PASSWORDS if self._on_a_copy else {}), **asked}
+
+    def _of_this_call(self, application: str) -> dict[str, str]:
+        """PGAPPNAME names the sessions that user code opens past SQLAlchemy, so that they can be found and ended."""
+        filled = {name: self._filled(text) for name, text in self._asked.items()}
+        return {"PGAPPNAME": application, **{name: value for name, value in filled.items() if value != self._asked[name]}}
 
     def _filled(self, template: str) -> str:
         tool = self._connect

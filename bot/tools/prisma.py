@@ -93,6 +93,9 @@ class PrismaTool:
             return "Afterwards a reverse migration is recorded as applied: commit the file that the run names, under that very name"
         return "Afterwards take the directories of what is undone out of the code: the next `prisma migrate deploy` applies whatever lies there"
 
+    async def prepare(self) -> None:
+        """Nothing is started to move a database."""
+
     async def downgrade(self, to: str, work: Work) -> Mapping[str, Any]:
         """Exactly the plan's revisions, with the planned scripts. Facts as every tool's; with `history: forward` also `files`
         [{path, text}], which the team commits."""

@@ -81,6 +81,9 @@ class SqlTool:
             version_table=settings.version_table, version_table_schema=settings.version_schema, version_query=self._query, one_transaction=True,
         )  # fmt: skip
 
+    async def prepare(self) -> None:
+        """Nothing is started to move a database."""
+
     async def downgrade(self, to: str, work: Work) -> Mapping[str, Any]:
         """Exactly the plan's revisions, with the planned scripts. Facts and errors: running.MigrationTool, bot.tools.trace."""
         plan = work.plan

@@ -2,8 +2,8 @@
 
 Backout reads these modules as text and hands them to that Python as one source with `-c`; nothing of Backout imports them.
 
-In : environment  BACKOUT_NONCE, and BACKOUT_CONNECT (JSON, holds a password); both are taken out before any user code runs
-     stdin        one line: the request (JSON, no secret); before it moves the database a second one, `go`. The end of stdin means: do not begin
+In : stdin        one line: the request (JSON, holds a password); before it moves the database a second one, `go`. The end of stdin means: do not
+                  begin. What the request names as `env` belongs to the environment before any user code runs
 Out: frames on the first stdout, one a line: RS NONCE SP SEQ.PART/PARTS SP PIECE-OF-JSON NL
      What user code prints (Python, C, child processes) comes as frames of kind `out`, in order.
 Exit: 0 done, 1 failed, 97 refused. Any refusal is os._exit: no `except`, atexit or event loop of user code can go on after it.

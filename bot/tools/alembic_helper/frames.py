@@ -14,9 +14,7 @@ from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 
-_ENVIRON = os.environ  # noqa: TID251  this is the application's process, not Backout's
-NONCE = _ENVIRON.pop("BACKOUT_NONCE", "-")
-CONNECT = json.loads(_ENVIRON.pop("BACKOUT_CONNECT", "{}"))
+ENVIRON = os.environ  # noqa: TID251  this is the application's process, not Backout's
 OWNER = os.getpid()
 REFUSED = 97
 PIECE = 3000  # bytes; with its head below PIPE_BUF (4096), so that one write is atomic on a pipe
@@ -28,7 +26,9 @@ READS = re.compile(r"\s*(?:select|show|set)\b", re.IGNORECASE)
 Sql = Any  # a DBAPI connection of any driver, sync or adapted by SQLAlchemy
 
 REQUEST: dict[str, Any] = {}
+CONNECT: dict[str, Any] = {}
 NOW = SimpleNamespace(
+    nonce="-",
     seq=0,
     deaf=False,
     begun=False,
@@ -72,7 +72,7 @@ def emit(kind: str, **facts: Any) -> None:
         NOW.seq += 1
         for number, piece in enumerate(pieces, 1):
             if not NOW.deaf:
-                NOW.deaf = not _write(f"\n\x1e{NONCE} {NOW.seq}.{number}/{len(pieces)} {piece}\n".encode())
+                NOW.deaf = not _write(f"\n\x1e{NOW.nonce} {NOW.seq}.{number}/{len(pieces)} {piece}\n".encode())
 
 
 def _write(data: bytes) -> bool:

@@ -8,11 +8,12 @@ import inspect
 import json
 import os
 import sys
+from contextlib import suppress
 from typing import Any
 
 from . import HERE, OWN_PATH
 from .connections import on_connect, on_do_connect
-from .frames import NOW, OWNER, REQUEST, Pump, emit, listen_to_forks, refuse
+from .frames import CONNECT, ENVIRON, NOW, OWNER, REFUSED, REQUEST, Pump, emit, listen_to_forks, refuse
 from .gate import gate
 from .history import described, history, said
 from .locks import cost
@@ -67,8 +68,15 @@ def watch() -> None:
     context.run_migrations = lambda self, **kw: gate(self, lambda: original(self, **kw))
 
 
-def work() -> None:
+def load() -> None:
+    """The libraries, while the request may still be on its way: a program that was started ahead has them by then."""
     sys.dont_write_bytecode = True  # reading leaves nothing in the project's folders
+    with suppress(Exception):  # work() says what is missing
+        importlib.import_module("alembic.command")
+        importlib.import_module("sqlalchemy.dialects.postgresql")
+
+
+def work() -> None:
     try:
         alembic = importlib.import_module("alembic")
         sqlalchemy = importlib.import_module("sqlalchemy")
@@ -96,12 +104,16 @@ def main() -> None:
     NOW.control = os.dup(0)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # user code that asks for input gets its end, and can't take our `go`
     requests = os.fdopen(NOW.control, "r", encoding="utf-8")
-    NOW.pump = Pump()
-    listen_to_forks()
+    load()
     line = requests.readline()
     if not line.endswith("\n"):
-        refuse("not_confirmed")
+        os._exit(REFUSED)
     REQUEST.update(json.loads(line))
+    NOW.nonce = REQUEST.pop("nonce")
+    CONNECT.update(REQUEST.pop("connect"))
+    ENVIRON.update(REQUEST.pop("env"))
+    NOW.pump = Pump()
+    listen_to_forks()
     NOW.confirm = requests.readline
     code = 0
     try:
