@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ from playground import shop
 from tests.harness import Bot, Json, configuration, workspace
 
 _WITHIN = 3600.0
+_READING = 5.0  # seconds: nobody approves faster
 _ENDS = ("succeeded", "failed", "aborted", "rejected", "expired", "refused", "needs_decision")
 
 _ASKED = """SELECT extract(epoch FROM e.at - r.created) FROM backout.runs r JOIN backout.events e ON e.run = r.id AND e.kind = 'asked'"""
@@ -44,7 +46,8 @@ async def asked(bot: Bot) -> Json:
 
 
 async def approved(bot: Bot, card: Json) -> None:
-    """Press, and wait for the end."""
+    """Read, press, and wait for the end. The reading is no part of any measure."""
+    await asyncio.sleep(_READING)
     await bot.slack.click(card, "approve", "U0DBA")
     await _card(bot, "succeeded")
 

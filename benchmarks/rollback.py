@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks.backout import approved, asked, deployed, from_approval, steps, until_asked
 from benchmarks.frame import Bench, Pair, Sample
 from benchmarks.ground import TABLES, Ground, alembic, shell
-from benchmarks.project import made
+from benchmarks.project import INDEX, made
 from playground import shop
 
 _NONE: dict[str, Any] = {"rehearsal": {"server": "none"}}
@@ -22,6 +22,7 @@ def benches() -> list[Bench]:
     return [
         Bench("rollback-sample", "a rollback of the sample shop, without rehearsal", hand, {"seconds": 1.3}, _sample),
         Bench("rollback-large", "a rollback of a large shop, without rehearsal", hand, {"seconds": 1.0}, _large, size=2**30),
+        Bench("rollback-large-lossless", "the same, where the undone migration had added an index", hand, {"seconds": 1.0}, _lossless, size=2**30),
     ]
 
 
@@ -32,19 +33,33 @@ async def _sample(ground: Ground, _: int) -> AsyncIterator[Pair]:
 
 @asynccontextmanager
 async def _large(ground: Ground, size: int) -> AsyncIterator[Pair]:
-    with made(ground.root, fills=False) as project:
+    with made(ground.root) as project:
         yield _pair(ground, await ground.shop(size), project, platform={"kind": "database"}, verify=[])
 
 
-def _pair(ground: Ground, source: str, project: Path, **target: Any) -> Pair:
+@asynccontextmanager
+async def _lossless(ground: Ground, size: int) -> AsyncIterator[Pair]:
+    with made(ground.root, lossless=True) as project:
+        yield _pair(ground, await ground.shop(size), project, migrated=INDEX, platform={"kind": "database"}, verify=[])
+
+
+def _pair(ground: Ground, source: str, project: Path, *, migrated: str = "", **target: Any) -> Pair:
+    @asynccontextmanager
+    async def copied() -> AsyncIterator[str]:
+        async with ground.copy(source) as name:
+            if migrated:
+                ground.execute(migrated, on=ground.owner(name))
+                ground.execute("CHECKPOINT")
+            yield name
+
     async def ours() -> Sample:
-        async with ground.copy(source) as name, deployed(ground, name, project=project, **_NONE, **target) as bot:
+        async with copied() as name, deployed(ground, name, project=project, **_NONE, **target) as bot:
             await approved(bot, await asked(bot))
             before, after = until_asked(bot), from_approval(bot)
             return {"seconds": before + after, "until the card asks": before, "from the approval": after, **steps(bot)}
 
     async def theirs() -> Sample:
-        async with ground.copy(source) as name:
+        async with copied() as name:
             own, dump = ground.owner(name), ground.root / f"{name}.sql"
             found = {"pg_dump": await shell('pg_dump > "$1"', own, str(dump))}
             found["alembic history"] = await alembic(own, project, "history")

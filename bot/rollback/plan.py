@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
 
 from bot.durable import TargetParts
 from bot.errors import ProgramFailed, Refusal, StepFailed
 from bot.evidence import Loss, Rehearsal
 from bot.model import History, Plan, PlanStep, Revision
+from bot.place import Identity
 from bot.ports import Journal
 from bot.rollback import loss, options, pace, plan_copies, plan_stamp, plan_tables, route, sample
 from bot.strategy import Strategy
@@ -32,23 +34,23 @@ async def make(target: TargetParts, rev: str, journal: Journal, *, strategy: Str
 
 
 async def _downgrade(target: TargetParts, rev: str, journal: Journal, command: str) -> Plan:
-    history = await _looked(target)
-    from_, to, undone = route.route(rev, history, command=command)
+    seen = await _looked(target)
+    from_, to, undone = route.route(rev, seen.history, command=command)
     losses = loss.read_loss(undone)
     await _queries_run(target, losses)
     return await _plan(
-        target, history, journal, undone, strategy="downgrade", from_=from_, to=to, foreseen=losses, loss=losses,
-        loss_class=loss.loss_class(losses), one_transaction=_one_transaction(history, undone),
+        target, seen, journal, undone, strategy="downgrade", from_=from_, to=to, foreseen=losses, loss=losses,
+        loss_class=loss.loss_class(losses), one_transaction=_one_transaction(seen.history, undone),
     )  # fmt: skip
 
 
 async def _reapply(target: TargetParts, rev: str, journal: Journal, command: str) -> Plan:
-    history = await _looked(target)
-    from_, to, applied = route.forward(rev, history, command=command)
+    seen = await _looked(target)
+    from_, to, applied = route.forward(rev, seen.history, command=command)
     await _queries_run(target, ())
     known = [kept for kept, _ in await journal.archives(target.name) if kept.lower == from_ and kept.upper in {each.revision for each in applied}]
     plan = await _plan(
-        target, history, journal, applied, strategy="reapply", from_=from_, to=to,
+        target, seen, journal, applied, strategy="reapply", from_=from_, to=to,
         archive=known[0].run if known else None,
     )  # fmt: skip
     if not known:
@@ -56,45 +58,66 @@ async def _reapply(target: TargetParts, rev: str, journal: Journal, command: str
     return plan
 
 
-async def _looked(target: TargetParts) -> History:
-    """The tool takes the longest to say where it stands, so it is asked meanwhile; what stands in the way is said first all the same."""
+@dataclass(frozen=True)
+class _Seen:
+    """What target and server say, whatever the way. `remarks` are the server's own; `rehearse` is empty where no copy may be made, with `why_not`."""
+
+    history: History
+    identity: Identity
+    method: str
+    rehearse: tuple[PlanStep, ...]
+    why_not: str
+    remarks: tuple[str, ...]
+
+
+async def _looked(target: TargetParts) -> _Seen:
+    """The tool takes the longest to say where it stands, so everything else is asked meanwhile; what stands in the way is said first."""
     reading = asyncio.ensure_future(target.tool.read())
     try:
         await target.database.examine()
         for refusal in (*await target.platform.ready(), *await target.runner.ready()):
             if not refusal.warning:
                 raise refusal
-        return await reading
+        identity = await target.database.identity()
+        await target.backup.ready(identity.version)
+        method = await _method(target)
+        rehearse, why_not = await _rehearsed(target)
+        remarks = await target.database.remarks()
+        return _Seen(await reading, identity, method, rehearse, why_not, remarks)
     finally:
         reading.cancel()
         await asyncio.gather(reading, return_exceptions=True)
 
 
-async def _plan(target: TargetParts, history: History, journal: Journal, moved: tuple[Revision, ...], **known: object) -> Plan:
-    identity = await target.database.identity()
-    await target.backup.ready(identity.version)
-    method = "dump" if not target.platform.stops or await target.database.may_clone() else "clone"
-    if method == "dump" and (why := await target.database.may_dump()):
+async def _method(target: TargetParts) -> str:
+    """How the restore point is made. Raises Refusal(no_restore_point)."""
+    if target.platform.stops and not await target.database.may_clone():
+        return "clone"
+    if why := await target.database.may_dump():
         raise Refusal(
             "no_restore_point", f"There would be no restore point: no clone can be made, and no dump. {why}",
             "Do that, or let the platform stop the writers, so that a clone can be made.",
         )  # fmt: skip
+    return "dump"
+
+
+async def _plan(target: TargetParts, seen: _Seen, journal: Journal, moved: tuple[Revision, ...], **known: object) -> Plan:
+    history = seen.history
     former = await pace.application(target, str(known["strategy"]), journal)
-    steps = _steps(target, str(known["strategy"]), method, former, code=history.code_follows and known["strategy"] == "downgrade")
-    rehearse, why_not = await _rehearsed(target)
+    steps = _steps(target, str(known["strategy"]), seen.method, former, code=history.code_follows and known["strategy"] == "downgrade")
     return Plan.model_validate({
         "target": target.name,
-        "identity": identity,
+        "identity": seen.identity,
         "undone": route.undone_of(moved),
         "steps": steps,
-        "rehearse": rehearse,
-        "rehearsal": None if rehearse else Rehearsal(done=False, why=why_not),
+        "rehearse": seen.rehearse,
+        "rehearsal": None if seen.rehearse else Rehearsal(done=False, why=seen.why_not),
         "version_table": history.version_table,
         "version_table_schema": history.version_table_schema,
         "version_query": history.version_query,
         "verify": tuple(one.name for one in target.verify),
         "expected_seconds": await pace.expected(target.name, steps, [one.revision for one in moved], journal),
-        "remarks": (*history.remarks, *_remarks(target, method), *await target.database.remarks()),
+        "remarks": (*history.remarks, *_remarks(target, seen.method), *seen.remarks),
         **known,
     })  # fmt: skip
 
