@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 from PIL import Image
 from playwright.async_api import Browser, Locator, ViewportSize, async_playwright, expect
 
+from tests.browser.quiet import quiet
 from tests.browser.workspace import CHROMIUM, FLAGS, PHONE, ROOT, WIDE, WITHIN, Workspace, demo, opened
 
 IMAGES = ROOT / "docs/images"
@@ -173,11 +175,22 @@ async def _draw(browser: Browser, address: str) -> None:
         await _rejected(camera)
 
 
+async def _golden(browser: Browser, name: str, picture: str) -> None:
+    """A card that the demo has no story for, as its golden file holds it."""
+    held = json.loads((ROOT / f"tests/golden/card-{name}.json").read_text())
+    async with quiet() as (scene, address), opened(browser, address, **WIDE_LIGHT) as wide:
+        await scene.post(held["text"], blocks=held["blocks"])
+        await expect(wide.messages("message")).to_have_count(1, timeout=WITHIN)
+        await Camera(wide, wide).take(wide, picture, wide.messages("message").last)
+
+
 async def main() -> None:
     IMAGES.mkdir(exist_ok=True)
     async with demo() as running, async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=CHROMIUM, chromium_sandbox=False, args=FLAGS)
         await _draw(browser, await running.address())
+        await _golden(browser, "empty_downgrade", "empty-downgrade")
+        await _golden(browser, "sampled", "sampled")
         await browser.close()
     _weigh(sorted(IMAGES.glob("*.png")))
 

@@ -68,12 +68,21 @@ def untried() -> View:
     return view(plan=plan(rehearsal=Rehearsal(done=False, why="it has 40.0 GB, more than rehearsal.max_size (20.0 GB)")), events=[("planned", {})])
 
 
+def sampled() -> View:
+    said = "tried on the schema with 12,345 sampled rows of 3 tables, not on a copy of the data"
+    made = proven(rehearsal(sampled=12_345, partial=(said,)))
+    why = "it worked on sampled rows, and what it destroys is archived first and can be put back"
+    first = made.options[0].model_copy(update={"certain": "tried on sampled rows", "why": why})
+    return view(plan=made.model_copy(update={"options": (first, *made.options[1:])}), events=TRIED)
+
+
 CARDS: Mapping[str, Callable[[], View]] = {
     "planning": lambda: view(State.PLANNING, plan=None, digest=None, seats=(), steps=()),
     "rehearsing": lambda: view(State.REHEARSING, plan=plan(rehearsal=None), digest=None, seats=(), steps=ON_A_COPY, events=[("planned", {})]),
     "awaiting_approval": lambda: view(plan=proven(), events=TRIED),
     "high_loss": high_loss,
     "untried": untried,
+    "sampled": sampled,
     "reapply": lambda: view(plan=reapply(), events=TRIED, steps=steps("reapply")),
     "empty_downgrade": refused,
     "needs_decision": lambda: view(State.NEEDS_DECISION, plan=proven(), events=[*TRIED, DECIDING]),

@@ -77,7 +77,18 @@ def view(text: str = "plain words", state: State = State.SUCCEEDED, **changes: A
         "denied",
         "escalated",
     )
-    kinds += ("decided", "decision_needed", "step_started", "step_done", "step_failed", "step_unknown", "interrupted", "note", "ended", f"some {text}")
+    kinds += (
+        "decided",
+        "decision_needed",
+        "step_started",
+        "step_done",
+        "step_failed",
+        "step_unknown",
+        "interrupted",
+        "note",
+        "ended",
+        f"some {text}",
+    )
     facts = {
         "file": {"path": text, "size": 10, "sha256": "f" * 64}, "statements": [{"ms": 1.0, "sql": text}], "sqlstate": text, "where": text,
         "blockers": [{"pid": 1, "user": text, "query": text}], "output": text,
