@@ -13,6 +13,7 @@ from typing import Any
 from bot.backups.archives import StoredArchives
 from bot.databases.archive import archive, prove_archive
 from bot.evidence import Loss
+from bot.memory import one_arena
 from bot.place import Connect
 from bot.stores.directory import DirectoryStore
 
@@ -47,4 +48,5 @@ def peak() -> int:
 
 
 if __name__ == "__main__":
+    one_arena()  # as `backout serve` does
     print(json.dumps(asyncio.run(archived(json.loads(sys.stdin.readline())))))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.archiver import peak
+from bot.memory import one_arena
 from bot.stores.s3 import S3Settings, S3Store
 
 _BLOCK = 1 << 20
@@ -37,4 +38,5 @@ async def _sent(said: dict[str, Any]) -> dict[str, float]:
 
 
 if __name__ == "__main__":
+    one_arena()  # as `backout serve` does
     print(json.dumps(asyncio.run(_sent(json.loads(sys.stdin.readline())))))

@@ -125,8 +125,10 @@ def _dispatch(args: argparse.Namespace) -> int:
 
         return demo(lambda home: EmbeddedPostgres(home, name="shop", durable=False), script=args.script, port=args.port)
     if args.command == "serve":
+        from bot.memory import one_arena  # noqa: PLC0415  before there is a thread
         from bot.serve import serve  # noqa: PLC0415  only serve needs Slack
 
+        one_arena()
         return asyncio.run(serve(Settings()))
     from bot.commands import execute  # noqa: PLC0415  --help stays fast
     from bot.engine import exit_now  # noqa: PLC0415

@@ -25,8 +25,10 @@ from bot.errors import Refusal, StepFailed
 from bot.evidence import Stored
 from bot.stores.names import is_listed, readable, writable
 
-_PART = 16 << 20  # bytes; S3 takes 10,000 of them: 160 GB
+_PART = 10 << 20  # bytes; S3 takes 10,000 of them: 100 GB
 _AT_ONCE = 2  # parts under way
+_BLOCK = 1 << 20  # bytes that are handed on
+_READ = 4 << 20  # bytes of one request
 _PAGE = 1000  # entries
 _RETRY = {
     "max_retries": 4,
@@ -113,7 +115,7 @@ class S3Store:
             raise StepFailed(f"{self.where(name)} is gone.")
         end = there.size if length is None else min(there.size, start + length)
         while start < end:
-            block = await self._call(partial(_part, self._bucket, key, start, min(end, start + _PART), there.version))
+            block = await self._call(partial(_part, self._bucket, key, start, min(end, start + _READ), there.version))
             if not block:
                 raise StepFailed(f"{self.where(name)} ends at byte {start} of {end}. Nothing that was read from it counts.")
             start += len(block)
@@ -161,7 +163,7 @@ class S3Store:
 
 
 class _Upload:
-    """Implements keeping.Writing. Small: one request. Large: parts, sent by one thread, and complete only when it has all of them."""
+    """Implements keeping.Writing. Small: one request. Large: parts, sent by one thread, and complete only when all of them are there."""
 
     file = None
 
@@ -170,7 +172,7 @@ class _Upload:
         self._said = said
         self._hash = hashlib.sha256()
         self._waiting = bytearray()
-        self._parts: asyncio.Queue[bytes | None] = asyncio.Queue(1)
+        self._blocks: asyncio.Queue[bytes | None] = asyncio.Queue(1)
         self._sending: asyncio.Task[Any] | None = None
         self._loop = asyncio.get_running_loop()
         self._whole = False
@@ -180,16 +182,20 @@ class _Upload:
     async def write(self, data: bytes) -> None:
         self._waiting += data
         self.size += len(data)
-        while len(self._waiting) >= _PART:
-            part = bytes(memoryview(self._waiting)[:_PART])
-            del self._waiting[:_PART]
-            with self._said():
-                await self._push(part)
+        while len(self._waiting) >= (_PART if self._sending is None else _BLOCK):
+            await self._hand_on()
 
-    async def _push(self, part: bytes | None) -> None:
+    async def _hand_on(self) -> None:
+        """obstore makes parts of the blocks: here none of them is kept."""
+        waiting, self._waiting = self._waiting, bytearray()
+        for start in range(0, len(waiting), _BLOCK):
+            with self._said():
+                await self._push(bytes(waiting[start : start + _BLOCK]))
+
+    async def _push(self, block: bytes | None) -> None:
         if self._sending is None:
             self._sending = asyncio.create_task(asyncio.to_thread(self._send))
-        putting = asyncio.create_task(self._parts.put(part))
+        putting = asyncio.create_task(self._blocks.put(block))
         try:
             await asyncio.wait({putting, self._sending}, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -202,9 +208,9 @@ class _Upload:
 
     def _all(self) -> Iterator[bytes]:
         """In the sending thread, inside of obstore: it may not call obstore itself. What is raised here aborts the upload."""
-        while (part := asyncio.run_coroutine_threadsafe(self._parts.get(), self._loop).result()) is not None:
-            self._hash.update(part)
-            yield part
+        while (block := asyncio.run_coroutine_threadsafe(self._blocks.get(), self._loop).result()) is not None:
+            self._hash.update(block)
+            yield block
         if not self._whole:
             raise _AbandonedError
 
@@ -243,9 +249,9 @@ class _Upload:
         if self._sending is None:
             return
         self._whole = False
-        while not self._parts.empty():
-            self._parts.get_nowait()
-        self._parts.put_nowait(None)
+        while not self._blocks.empty():
+            self._blocks.get_nowait()
+        self._blocks.put_nowait(None)
         await asyncio.wait({self._sending})
         with suppress(_AbandonedError, BaseError, FileNotFoundError, StepFailed):  # why it is abandoned is under way already
             self._sending.result()
