@@ -10,6 +10,7 @@ from bot.evidence import Archive, BackupFile, Loss, PutBack, Rehearsal, size
 from bot.model import Attempt, AttemptState, CodeSeen, Plan, Run, View
 from bot.rollback import proof
 from bot.rollback.markup import code, plain
+from bot.steps.replace import begun
 from bot.words import many
 
 _SHOWN = 50
@@ -51,6 +52,9 @@ def _lost(run: Run, plan: Plan, done: Attempt) -> Iterator[str]:
 
 def _missing(plan: Plan, done: Attempt) -> Iterator[str]:
     """A copy took the place: what it lacks lies in the database that was kept."""
+    if plan.way.in_place:
+        yield from _dropped(plan, done)
+        return
     if not plan.way.swaps:
         yield f"Nothing: {plain(done.summary)}."
         return
@@ -58,6 +62,34 @@ def _missing(plan: Plan, done: Attempt) -> Iterator[str]:
     yield f"Nothing is destroyed: the database as it was is kept. This {ended}, as far as the look at the copy tells:"
     yield ""
     yield from proof.lost(plan.loss, plan.rehearsal or Rehearsal(done=False))
+
+
+def _dropped(plan: Plan, done: Attempt) -> Iterator[str]:
+    """Where nothing is kept beside it, the dump has what the copy lacks."""
+    if not begun(done):
+        yield f"Nothing: the database was not dropped. {plain(done.summary)}"
+        return
+    yield f"{plain(plan.identity.database)} (OID {done.facts['dropping']}) was dropped; what it held is in the dump of the restore point."
+    if done.state is not AttemptState.DONE:
+        yield ""
+        yield f"This attempt did not bring the copy into its place: {plain(done.summary)}"
+    yield ""
+    yield "This is not in the copy, as far as the look at it tells:"
+    yield ""
+    yield from proof.lost(plan.loss, plan.rehearsal or Rehearsal(done=False))
+
+
+def way_back(run: Run) -> str:
+    """The dump of the restore point, of whatever round, in a sentence; empty where there is none."""
+    last = _newest(run, "restore_point")
+    if last is None or "file" not in last.facts:
+        return ""
+    file = BackupFile(**last.facts["file"])
+    return f"As it was when the writers had stopped, it is in {file.path}, kept until {last.facts.get('until', 'nobody knows when')}. "
+
+
+def _newest(run: Run, step: str) -> Attempt | None:
+    return next((a for a in reversed(run.attempts) if a.step == step and a.state is AttemptState.DONE), None)
 
 
 def _known(run: Run, plan: Plan) -> tuple[str, tuple[Loss, ...]]:
@@ -120,6 +152,8 @@ def _kept(run: Run) -> Iterator[str]:
 
 def _restore_point(view: View) -> Iterator[str]:
     last = view.run.last_attempt("restore_point") or view.run.last_attempt("back_up")
+    if view.run.plan is not None and view.run.plan.way.in_place:  # also where it was gone back to it
+        last = _newest(view.run, "restore_point")
     if last is None or "file" not in last.facts:
         return
     file = BackupFile(**last.facts["file"])
