@@ -185,7 +185,7 @@ async def _tried(session: Connection, it: Here) -> list[Refusal]:
     await trying.start()
     try:
         was = await dressing.read(session, it.oid)
-        await dressing.give(session, it.oid, it.name, was.model_copy(update={"settings": (), "comment": f"{OURS}tried"}))
+        await dressing.give_settings(session, it.name, was.settings)
         await dressing.shut(session, it.oid, it.name, it.my_name, "ALL")
         notes = await dressing.give(session, it.oid, it.name, was)
     except Refusal as refusal:
