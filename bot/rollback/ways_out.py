@@ -36,9 +36,9 @@ def _restore_point(target: TargetParts, run: Run) -> list[str]:
     if is_clone(file):
         return [f"Restore: the restore point{when}; {loses}; seconds, since it is a database beside this one."]
     took = run.plan.rehearsal.seconds.get("restore") if run.plan and run.plan.rehearsal else None
-    return [
-        f"Restore: the restore point{when}, {size(file.size)}; {loses}; {f'about {span(took)}, as on the copy' if took else 'time not measured'}."
-    ]
+    place = "; in place too, so what has the name by then is dropped" if run.plan and run.plan.way.in_place else ""
+    time = f"about {span(took)}, as on the copy" if took else "time not measured"
+    return [f"Restore: the restore point{when}, {size(file.size)}; {loses}; {time}{place}."]
 
 
 def _no_room(target: TargetParts, run: Run, command: str) -> list[str]:

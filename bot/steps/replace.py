@@ -69,7 +69,7 @@ async def is_it_replaced(world: World, _former: Attempt) -> Probed:
         return Probed(Happened.NO, "the database was dropped, and the copy is not in its place yet")
     if stands in known.ours:
         await place.reopen(stands)
-        return Probed(Happened.NO, "the database had not been dropped")
+        return Probed(Happened.NO, "the database had not been dropped", {"dropping": None})
     return Probed(Happened.UNKNOWN, "there is no database, and this run did not drop it" if stands is None else _stranger(world, stands))
 
 

@@ -76,9 +76,11 @@ async def test_the_database_is_dropped_and_the_backup_is_restored_into_its_place
     await bot.start()
     name = await backed_up(bot)
     hurt(bot)
+    parts.execute(bot, "CREATE TABLE later (id int)")
     was = oid(bot, server)
     card = await asked(bot, name)
     told = str(card)
+    assert "public.later" in told
     assert "DROP" in told
     assert "The only way back is the dump" in told
     assert "Expected time without a database: at least" in told
