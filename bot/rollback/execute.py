@@ -19,7 +19,7 @@ from bot.model import Attempt, AttemptState, Plan, Run, State
 from bot.ports import Chat, Clock, Fence, Journal, Web
 from bot.rollback import copies, hold, plan_copies, rehearse, try_stamp, try_tables, verify
 from bot.steps import STEPS
-from bot.steps.replace import begun
+from bot.steps.replace import dropped
 
 log = logging.getLogger(__name__)
 
@@ -394,5 +394,5 @@ def _wanted(run: Run, step: Step) -> bool:
 def _to_the_end(run: Run) -> list[Step]:
     """Cancelled when the database was dropped, the copy is brought into its place first; a person who chose Leave wants it as it is."""
     last = run.last_attempt("replace")
-    half = run.ending is State.ABORTED and last is not None and last.state is not AttemptState.DONE and begun(last)
+    half = run.ending is State.ABORTED and last is not None and dropped(run) is not None
     return [*([STEPS["replace"]] if half else []), STEPS["start_writers"]]

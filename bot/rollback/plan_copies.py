@@ -17,7 +17,7 @@ from bot.ports import Journal
 from bot.rollback import pace, route
 from bot.rollback.listing import listed, of_the_provider
 from bot.steps.csv_beside import is_csv
-from bot.steps.replace import begun
+from bot.steps.replace import dropped
 from bot.steps.restore_beside import INCOMING
 from bot.steps.restore_point import is_clone, taken
 from bot.words import many
@@ -93,7 +93,8 @@ def way_back(run: Run) -> BackupFile | None:
     swapped = run.last_attempt("swap")
     if swapped is not None:
         return BackupFile(**swapped.facts["kept"]) if swapped.state == "done" else None
-    if run.plan is not None and run.plan.way.in_place and not any(a.step == "replace" and begun(a) for a in run.current):
+    replaced = run.last_attempt("replace")
+    if run.plan is not None and run.plan.way.in_place and (replaced is None or (replaced.state != "done" and dropped(run) is None)):
         return None  # the database itself is still there
     return taken(run.last_attempt("restore_point"))
 

@@ -10,7 +10,7 @@ from bot.evidence import Archive, BackupFile, Loss, PutBack, Rehearsal, size
 from bot.model import Attempt, AttemptState, CodeSeen, Plan, Run, View
 from bot.rollback import proof
 from bot.rollback.markup import code, plain
-from bot.steps.replace import begun
+from bot.steps.replace import dropped
 from bot.words import many
 
 _SHOWN = 50
@@ -26,7 +26,9 @@ def lost(view: View) -> Iterator[str]:
     yield ""
     name = moving(plan)
     done = run.last_attempt(name)
-    if plan is None or done is None:
+    if plan is not None and plan.way.in_place and any(a.step == name for a in run.attempts):
+        yield from _dropped(run, plan)
+    elif plan is None or done is None:
         yield f"Nothing: the {plan.way.noun if plan else name} did not begin."
     elif not plan.way.by_tool:
         yield from _missing(plan, done)
@@ -52,9 +54,6 @@ def _lost(run: Run, plan: Plan, done: Attempt) -> Iterator[str]:
 
 def _missing(plan: Plan, done: Attempt) -> Iterator[str]:
     """A copy took the place: what it lacks lies in the database that was kept."""
-    if plan.way.in_place:
-        yield from _dropped(plan, done)
-        return
     if not plan.way.swaps:
         yield f"Nothing: {plain(done.summary)}."
         return
@@ -64,15 +63,18 @@ def _missing(plan: Plan, done: Attempt) -> Iterator[str]:
     yield from proof.lost(plan.loss, plan.rehearsal or Rehearsal(done=False))
 
 
-def _dropped(plan: Plan, done: Attempt) -> Iterator[str]:
+def _dropped(run: Run, plan: Plan) -> Iterator[str]:
     """Where nothing is kept beside it, the dump has what the copy lacks."""
-    if not begun(done):
-        yield f"Nothing: the database was not dropped. {plain(done.summary)}"
+    tries = [a for a in run.attempts if a.step == "replace"]
+    oids = list(dict.fromkeys(a.facts["dropping"] for a in tries if a.facts.get("dropping") is not None))
+    if not oids:
+        yield f"Nothing: the database was not dropped. {plain(tries[-1].summary)}"
         return
-    yield f"{plain(plan.identity.database)} (OID {done.facts['dropping']}) was dropped; what it held is in the dump of the restore point."
-    if done.state is not AttemptState.DONE:
+    named = ", then ".join(f"OID {each}" for each in oids)
+    yield f"{plain(plan.identity.database)} ({named}) was dropped; what it held is in the dump of the restore point."
+    if dropped(run) is not None:
         yield ""
-        yield f"This attempt did not bring the copy into its place: {plain(done.summary)}"
+        yield f"Nothing took its place: {plain(tries[-1].summary)}"
     yield ""
     yield "This is not in the copy, as far as the look at it tells:"
     yield ""

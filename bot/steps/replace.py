@@ -14,7 +14,7 @@ from typing import Any
 from bot.durable import Evidence, Happened, OnCrash, Probed, World, step
 from bot.errors import Refusal, StepFailed
 from bot.evidence import BackupFile, Snapshot, size
-from bot.model import Attempt, Run
+from bot.model import Attempt, AttemptState, Run
 from bot.ports import Database
 from bot.steps.move import heads
 from bot.steps.restore_beside import incoming_name
@@ -46,16 +46,20 @@ class _Known:
         return cls(
             belongings=next((a.facts["belongings"] for a in all_ if "belongings" in a.facts), None),
             ours=frozenset([world.plan.identity.oid, *put]),
-            dropping=any(begun(a) for a in all_),
+            dropping=dropped(run) is not None,
             incoming=BackupFile(**mine[-1].facts["incoming"]) if mine else None,
             filled=bool(mine) and bool(mine[-1].facts.get("filled")),
             back=world.plan.source is not None and world.plan.source.name in taken_,
         )
 
 
-def begun(attempt: Attempt) -> bool:
-    """From here on the database may be gone."""
-    return attempt.facts.get("dropping") is not None
+def dropped(run: Run) -> int | None:
+    """The OID of a database that this run has dropped, or may have, while nothing took its place; by what its attempts remembered."""
+    found: int | None = None
+    for attempt in run.attempts:
+        if attempt.step == "replace":
+            found = None if attempt.state is AttemptState.DONE else attempt.facts.get("dropping", found)
+    return found
 
 
 async def is_it_replaced(world: World, _former: Attempt) -> Probed:
