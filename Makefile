@@ -7,9 +7,9 @@ BROWSER := $(VENV)/.browser
 PRISMA := tests/platforms/prisma/node_modules/.installed
 
 #: brings copies back, every tool and every store, clusters: half an hour and more
-LONG := $(patsubst %,tests/crash/test_%.py,bringing_back kubernetes) \
-  $(patsubst %,tests/scenario/test_%.py,escrow kubernetes pitr restore tables tools) \
-  $(patsubst %,tests/contract/test_%.py,every_tool foreign merge_tables point_in_time scratch_lodging store swap)
+LONG := $(patsubst %,tests/crash/test_%.py,bringing_back in_place kubernetes) \
+  $(patsubst %,tests/scenario/test_%.py,escrow in_place kubernetes pitr restore tables tools) \
+  $(patsubst %,tests/contract/test_%.py,every_tool foreign merge_tables point_in_time replacing scratch_lodging store swap)
 
 #: kills the bot in every step, tries everything on copies, runs every command of the documentation
 SLOW := $(filter-out $(LONG),$(wildcard tests/crash/test_*.py)) tests/acceptance/test_docs.py tests/acceptance/test_demo.py \

@@ -82,7 +82,8 @@ def _copies(verb: Callable[..., argparse.ArgumentParser]) -> tuple[argparse.Argu
     recovered = verb("pitr", "ask to take the database back to an instant, and watch it", as_=True)
     for one in (restored, merged, recovered):
         one.add_argument("target", metavar="TARGET")
-    restored.add_argument("rev", metavar="BACKUP", help="its name, or the beginning of it; backout backups lists them")
+    named = "its name, or the beginning of it; backout backups lists them. 'in place' behind it: the database is dropped first"
+    restored.add_argument("rev", metavar="BACKUP [in place]", nargs="+", help=named)
     merged.add_argument("rev", metavar="T[,T] from BACKUP", nargs="+", help="tables as SQL names them, and the backup they come from")
     recovered.add_argument("rev", metavar="TIME", nargs="+", help="with its zone: 2026-01-17T10:00:00Z")
     return restored, merged, recovered

@@ -19,7 +19,7 @@ from bot.model import ENDS, Person, Request, Run, Severity, State
 from bot.place import Right
 from bot.process import redact
 from bot.settings import Settings, environment
-from bot.strategy import Strategy
+from bot.strategy import Strategy, restorable, restoring
 
 Command = Callable[["Shell", Namespace], Awaitable[int]]
 
@@ -101,7 +101,10 @@ async def reapply(shell: Shell, args: Namespace) -> int:
 
 
 async def restore(shell: Shell, args: Namespace) -> int:
-    return await _begin(shell, args, "restore")
+    if not restorable(args.rev):
+        raise UsageError(f"a restore needs one backup, and nothing behind it but 'in place': backout restore {args.target} {args.rev[0]} in place")
+    strategy, args.rev = restoring(" ".join(args.rev))
+    return await _begin(shell, args, strategy)
 
 
 async def tables(shell: Shell, args: Namespace) -> int:

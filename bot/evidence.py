@@ -263,6 +263,8 @@ class Rehearsal(Noun):
     #: the schema's change against the change between two databases built from nothing
     expected: Literal["same", "differs", "unverifiable", "not asked"] = "not asked"
     findings: tuple[str, ...] = ()
+    #: rows by table, of a copy whose original will not be there to be compared with
+    rows: dict[str, int] = Field(default_factory=dict)
     #: an instant's: the revision it was found at
     stands: str = ""
     #: up again to where it was

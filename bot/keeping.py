@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from bot.errors import Refusal
 from bot.evidence import BackupFile, Found, Listed, Stored
 from bot.model import Plan
 from bot.place import Connect
@@ -78,12 +79,45 @@ class Backup(Protocol):
     async def inspect(self, name: str) -> Found:
         """One of them, read to its last byte: with its checksum, and `refused` when it may not be used. Raises StepFailed when it is none."""
 
+    def where(self, name: str) -> str:
+        """Where a backup of that name lies, for people: a path or an address."""
+
     async def remove(self, file: BackupFile) -> None: ...
     def of(self, connect: Connect) -> Backup:
         """The same, of another server: what is taken from there lies beside the others and is restored like them."""
 
     def how_to_restore(self, file: BackupFile) -> tuple[str, ...]:
         """The commands for a person at a shell; no secrets in them."""
+
+
+class Replacing(Protocol):
+    """The target's database is dropped, and a copy made afterwards gets its name. `application`: a former session by that name is ended first.
+
+    Every method raises Refusal (on connecting), StepFailed, OutcomeUnknown."""
+
+    async def in_the_way(self) -> tuple[Refusal, ...]:
+        """Why it can't be dropped and made again; warnings say what will be different. Tried, and rolled back."""
+
+    async def stands(self) -> int | None:
+        """The OID of the database that has the name now; None: none has."""
+
+    async def belongings(self) -> Mapping[str, Any]:
+        """What belongs to it and is in no dump, as JSON: owner, rights, settings, limits, comment; encoding, locale, tablespace."""
+
+    async def drop(self, oid: int, application: str) -> None:
+        """Only while the database with that OID has the name; whoever is in it is ended, and nobody comes in. Whoever fails lets them in again."""
+
+    async def reopen(self, oid: int) -> None:
+        """Who died before it was dropped has left it without connections; nothing happens where that isn't so."""
+
+    async def make(self, belongings: Mapping[str, Any], name: str, note: str) -> BackupFile:
+        """An empty database for the restore, as `Database.beside_for_restore` makes it, like one that is gone."""
+
+    async def made(self, file: BackupFile, note: str) -> bool:
+        """It is still there, and ours."""
+
+    async def put(self, incoming: BackupFile, belongings: Mapping[str, Any], application: str) -> tuple[str, ...]:
+        """One transaction: it gets the name, and what belonged to the database that was dropped. What could not be as it was, in sentences."""
 
 
 class Writing(Protocol):

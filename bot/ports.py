@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from bot.errors import Refusal
 from bot.evidence import Archive, BackupFile, Duty, Loss, Part, PutBack, Sampled, Snapshot, Touched
-from bot.keeping import ArchiveSink, ArchiveSource, Work
+from bot.keeping import ArchiveSink, ArchiveSource, Replacing, Work
 from bot.merges import Compared, Merged, MergeRule
 from bot.model import Alarm, Attempt, Delivery, Event, Plan, Request, Run, State
 from bot.place import Answer, Connect, Identity, Right, Session
@@ -155,6 +155,10 @@ class Database(Protocol):
 
     async def swapped(self, incoming: BackupFile, kept: str) -> bool | None:
         """Is `incoming` in the place? None: nobody can say, since it is just happening or somebody else renamed. Former sessions are ended first."""
+
+    @property
+    def replacing(self) -> Replacing:
+        """The same where there is no room for two."""
 
     # single tables of a database beside
 

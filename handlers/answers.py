@@ -27,6 +27,7 @@ def help_(command: str, targets: Collection[str]) -> str:
             f"`{command} plan -1`  what it would do, changing nothing",
             f"`{command} reapply 0005 sev high because the fix is out`  forward again, with what was archived put back",
             f"`{command} restore BACKUP`  `{command} tables orders from BACKUP`  `{command} pitr 2026-01-17 10:00 UTC`  when a downgrade can't do it",
+            f"`{command} restore BACKUP in place`  drops the database first, for a server without room for two",
             f"`{command} stamp 0004`  write down where the database stands; no script runs",
             f"`{command} status`  `abort`  `report`  of the newest run here, or of a RUN",
             f"`{command} note traffic is normal again`  for the report; in a run's thread just write",

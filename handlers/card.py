@@ -164,7 +164,7 @@ def _steps(view: View) -> list[Block]:
         return []
     done = listing((story.step_line(step, short=run.state is State.NEEDS_DECISION) for step in view.steps), 2 * ROOM)
     expected = [] if run.state in ENDS or run.state is State.REHEARSING else [context(story.expected(plan))]
-    return [section(f"*Steps ({'on a copy' if run.state is State.REHEARSING else plan.strategy})*\n{done}"), *expected]
+    return [section(f"*Steps ({'on a copy' if run.state is State.REHEARSING else plan.strategy.replace('_', ' ')})*\n{done}"), *expected]
 
 
 def plan_is_cut(view: View) -> bool:
@@ -256,7 +256,8 @@ _ORDER: Mapping[State, Sequence[Callable[[View], list[Block]]]] = {
 _ENDED = (_steps, _seats, _asking, _what)
 
 _APPROVE = {
-    "reapply": "Approve going forward again?", "restore": "Approve this restore?", "pitr": "Approve going back in time?",
+    "reapply": "Approve going forward again?", "restore": "Approve this restore?",
+    "in_place": "Approve dropping this database?", "pitr": "Approve going back in time?",
     "tables": "Approve bringing these rows back?", "stamp": "Approve this stamp?",
 }  # fmt: skip
 _STYLES = {"Approve": "primary", "Reject": "danger", "Restore": "danger"}
@@ -286,6 +287,8 @@ def _confirm(view: View, label: str) -> Block | None:
         untried = "" if run.plan is None or _proven(run.plan) else " It was NOT tried on a copy."
         if run.plan is not None and _sampled(run.plan):
             untried = " It was tried on sampled rows only."
+        if run.plan is not None and run.plan.way.in_place:
+            last = f"The database is dropped before the copy is restored. {last}"
         what = _APPROVE.get(story.strategy(run), "Approve this rollback?")
         return confirm(what, f"{way}.{untried} {last}", "Approve", "Not yet")
     if label == "Cancel" and run.state is State.RUNNING:
@@ -293,5 +296,6 @@ def _confirm(view: View, label: str) -> Block | None:
     if label == "Leave":
         return confirm("Leave it as it is?", f"{way}. What was stopped is started again and the run ends as failed.", "Leave it", "Back")
     if label == "Restore":
-        return confirm("Back to the restore point?", f"{way}. What is now is kept. It needs the approvals again.", "Restore", "Back")
+        now = "dropped" if run.plan is not None and run.plan.way.in_place else "kept"
+        return confirm("Back to the restore point?", f"{way}. What is now is {now}. It needs the approvals again.", "Restore", "Back")
     return None

@@ -20,6 +20,8 @@ def undoing(plan: Plan) -> str:
         return f"bring rows of {tables} back into {where} from {_copy(plan)}"
     if plan.strategy == "stamp":
         return f"write down that {where} stands at {code(plan.to, 40)}, not at {code(plan.from_, 40)}"
+    if plan.way.in_place:
+        return f"DROP {where} and restore {_copy(plan)} into its place, back to {code(plan.to, 40)}"
     if plan.point:
         return f"take {where} back to {safe(plan.point, 40)}"
     return f"put {_copy(plan)} in the place of {where}, back to {code(plan.to, 40)}"
@@ -36,6 +38,8 @@ def losses(plan: Plan) -> str:
     if plan.strategy == "stamp":
         return "No script runs, and no data is touched. *The next deploy believes it.*"
     kept = "The database as it is now is kept beside it."
+    if plan.way.in_place:
+        kept = "*The database is dropped:* the only way back is the dump that is taken right before, when the writers have stopped."
     if not plan.loss:
         return f"{'Nothing would be missing.' if plan.rehearsal and plan.rehearsal.done else 'What would be missing is not known.'} {kept}"
     worst = worst_first(plan.loss)
@@ -81,6 +85,9 @@ def expected(plan: Plan) -> str:
     if plan.strategy == "stamp":
         return "Expected time: seconds."
     took = plan.rehearsal.seconds.get("restore") if plan.rehearsal else None
+    if plan.way.in_place:
+        so_long = f"at least {span(took)}, which restoring took elsewhere; dumping it first comes on top" if took is not None else "not measured"
+        return f"Expected time without a database: {so_long}."
     if took is not None:
         return f"Expected time: restoring took {span(took)} elsewhere; nobody is stopped before it is there. The swap itself takes seconds."
     return "Expected time: the swap itself takes seconds."

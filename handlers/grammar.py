@@ -9,7 +9,7 @@ from typing import cast
 
 from bot.errors import UsageError
 from bot.model import Severity
-from bot.strategy import Strategy
+from bot.strategy import Strategy, restoring
 
 #: what makes a run; "rollback" is no verb: it is meant when none is written
 REQUESTS = frozenset({"rollback", "reapply", "restore", "tables", "pitr", "stamp"})
@@ -57,9 +57,11 @@ def parse(text: str, targets: Collection[str], command: str = "/rollback") -> Co
     return Command(verb, text=" ".join(rest))
 
 
-def strategy(verb: str) -> Strategy:
-    """What a request asks for."""
-    return "downgrade" if verb == "rollback" else cast("Strategy", verb)
+def asked(command: Command) -> tuple[Strategy, str]:
+    """What a request asks for, and of which revision, backup, tables or instant."""
+    if command.verb == "restore":
+        return restoring(command.rev or "")
+    return "downgrade" if command.verb == "rollback" else cast("Strategy", command.verb), command.rev or ""
 
 
 def example(verb: str) -> str:
@@ -86,6 +88,8 @@ def _request(verb: str, words: Sequence[str], targets: Collection[str], command:
     elif rest and not _begins_clause(rest):
         word = rest.pop(0)
         rev = word if verb == "restore" else revision(word)
+        if verb == "restore" and restoring(" ".join([word, *rest[:2]]))[0] == "in_place":
+            rev, rest = f"{word} in place", rest[2:]
     return _clauses(Command(verb, target=target, rev=rev), rest, command)
 
 

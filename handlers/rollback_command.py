@@ -12,6 +12,7 @@ from bot.asking import Rollbacks
 from bot.errors import ChatError, Refusal, UsageError
 from bot.model import Request, Run, Severity
 from bot.ports import Clock, Journal
+from bot.strategy import restorable
 from handlers import answers, grammar, modals, payload
 from handlers.api import Slack
 from handlers.chat import SlackChat
@@ -67,7 +68,7 @@ class RollbackCommand:
         words = filled.get("rev", "").split()
         if (
             not words
-            or (len(words) > 1 and verb not in {"tables", "pitr"})
+            or (len(words) > 1 and verb not in {"tables", "pitr"} and not (verb == "restore" and restorable(words)))
             or not filled.get("reason")
             or filled.get("severity") not in set(Severity)
         ):
@@ -75,7 +76,7 @@ class RollbackCommand:
         command = Command(
             verb,
             target=filled.get("target"),
-            rev=words[0] if verb == "restore" else grammar.revision(" ".join(words)),
+            rev=" ".join(words) if verb == "restore" else grammar.revision(" ".join(words)),
             reason=filled["reason"],
             severity=Severity(filled["severity"]),
         )
@@ -114,9 +115,10 @@ class RollbackCommand:
 
     async def _request(self, item: Item, sender: Sender, command: Command, target: str) -> None:
         assert command.rev and command.reason and command.severity  # noqa: S101, PT018  for the type checker: the callers looked
+        strategy, rev = grammar.asked(command)
         request = Request(
-            target=target, rev=command.rev, reason=command.reason, severity=command.severity, by=sender.person, channel=sender.channel,
-            response_url=sender.asker.response_url, strategy=grammar.strategy(command.verb),
+            target=target, rev=rev, reason=command.reason, severity=command.severity, by=sender.person, channel=sender.channel,
+            response_url=sender.asker.response_url, strategy=strategy,
         )  # fmt: skip
         if not (item.again and await self._was_made(request)):
             await self._rollbacks.request(request)

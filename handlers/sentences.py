@@ -16,6 +16,7 @@ def _planning(view: View) -> str:
     asks = {
         "reapply": "going forward again to",
         "restore": "restoring",
+        "in_place": "dropping the database for",
         "tables": "bringing back",
         "pitr": "going back in time to",
         "stamp": "marking it as",

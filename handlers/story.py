@@ -33,7 +33,14 @@ _TOLD = 2  # losses in a sentence
 _MARKS: Mapping[str, str] = {"waiting": "·", "intended": "▸", "done": "✓", "failed": "✗", "unknown": "?"}
 
 
-_FIRST: Mapping[Strategy, str] = {"reapply": "forward again ", "restore": "restore ", "pitr": "back in time ", "tables": "tables ", "stamp": "stamp "}
+_FIRST: Mapping[Strategy, str] = {
+    "reapply": "forward again ",
+    "restore": "restore ",
+    "in_place": "restore in place ",
+    "pitr": "back in time ",
+    "tables": "tables ",
+    "stamp": "stamp ",
+}
 
 
 def newest(view: View, *kinds: str) -> Event | None:

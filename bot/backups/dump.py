@@ -175,6 +175,9 @@ class DumpBackup:
     async def inspect(self, name: str) -> Found:
         return await self._foreign.inspect(name)
 
+    def where(self, name: str) -> str:
+        return self._store.where(name)
+
     async def remove(self, file: BackupFile) -> None:
         await self._store.remove(file.name)
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from bot.databases import clone, dressing, visitors
 from bot.databases.connecting import CATALOG, LONGEST, Connection, connected, quoted
 from bot.databases.likeness import literal, locale
 from bot.errors import StepFailed
-from bot.evidence import BackupFile
+from bot.evidence import BackupFile, Noun
 from bot.place import Connect
 
 #: so the comment of everything begins that Backout made beside a database, or keeps there
@@ -21,6 +22,23 @@ SELECT m.rolname::text AS me, m.rolsuper OR m.rolcreatedb AS creates, pg_has_rol
   pg_is_in_recovery() AS standby, pg_encoding_to_char(d.encoding)::text AS encoding, to_jsonb(d)::text AS database
 FROM pg_database d JOIN pg_tablespace t ON t.oid = d.dattablespace, pg_database e, pg_roles m
 WHERE m.rolname = current_user AND d.datname = $1 AND e.datname = 'template0'"""
+
+
+class Like(Noun):
+    """What CREATE DATABASE is told so that another database is alike. `locale` is its row of pg_database."""
+
+    owner: str
+    encoding: str
+    tablespace: str | None
+    locale: dict[str, Any]
+
+
+async def like(session: Connection, database: str) -> Like:
+    """Raises StepFailed when there is no such database."""
+    row = await session.fetchrow(_MAY, database)
+    if row is None:
+        raise StepFailed(f"There is no database {database} any more.")
+    return Like(owner=row["owner"], encoding=row["encoding"], tablespace=row["tablespace"], locale=json.loads(row["database"]))
 
 
 async def may_make(maintenance: Connect, database: str) -> str | None:
@@ -42,8 +60,8 @@ async def may_make(maintenance: Connect, database: str) -> str | None:
     return None
 
 
-async def make(maintenance: Connect, database: str, name: str, note: str) -> BackupFile:
-    """Encoding, locale, tablespace and owner are the target's. What a dead attempt left by that name is replaced; what isn't ours is left alone.
+async def make(maintenance: Connect, database: str | Like, name: str, note: str) -> BackupFile:
+    """Encoding, locale, tablespace and owner are that database's. What a dead attempt left by that name is replaced; what isn't ours is left alone.
 
     Raises StepFailed (a right is missing, the name is taken), OutcomeUnknown.
     """
@@ -53,15 +71,14 @@ async def make(maintenance: Connect, database: str, name: str, note: str) -> Bac
     async with clone.writing(maintenance, f"backout/beside/{name}"[:LONGEST]) as session:
         await visitors.end_former(session)
         await clone.drop_left(session, name, note)
-        row = await session.fetchrow(_MAY, database)
-        if row is None:
-            raise StepFailed(f"There is no database {database} any more.")
-        alike = f"ENCODING {literal(row['encoding'])} {locale(json.loads(row['database']))}"
-        alike += f" TABLESPACE {quoted(row['tablespace'])}" if row["tablespace"] else ""
+        it = await like(session, database) if isinstance(database, str) else database
+        me = await session.fetchval("SELECT current_user::text")
+        alike = f"ENCODING {literal(it.encoding)} {locale(it.locale)}"
+        alike += f" TABLESPACE {quoted(it.tablespace)}" if it.tablespace else ""
         await session.execute(f"CREATE DATABASE {quoted(name)} TEMPLATE template0 {alike} ALLOW_CONNECTIONS false", timeout=clone.DAY)
         oid = await session.fetchval("SELECT oid::int8 FROM pg_database WHERE datname = $1", name)
         async with session.transaction():
-            await _hand_over(session, oid, name, note, row["owner"], row["me"])
+            await _hand_over(session, oid, name, note, it.owner, me)
         size = await session.fetchval("SELECT pg_database_size($1::int8::oid)", oid)
     return BackupFile(name=name, path=f"database {name}", sha256="", size=size, format="clone", oid=oid)
 

@@ -89,6 +89,9 @@ class Door:
         """
         async with self._session(run) as session:
             await visitors.end_former(session)
+            if stopped and not await _there(session, self._tool.database):  # this run dropped it
+                await remember(**stopped)
+                return {"says": f"there is no database {self._tool.database} now, so nobody can enter it"}
             it = await may_close.here(session, self._tool.database)
             taken: tuple[str, ...] = ()
             notes: tuple[str, ...] = ()
@@ -196,6 +199,8 @@ class Door:
     async def entrance(self, run: str) -> Connect | None:
         """How the tool enters while this run holds the door closed, by a password that is new each time; None: as always."""
         async with self._session() as session:
+            if not await _there(session, self._tool.database):
+                return None
             it = await may_close.here(session, self._tool.database)
             held = await key.held(session, it.oid)
             return await self._with(session, held[0]) if held and held[0].run == run else None
@@ -216,6 +221,8 @@ class Door:
         async with self._session(before.run) as session:
             await visitors.end_former(session)
             held = await key.of_run(session, before.run)
+            if not held and not await _there(session, before.database) and not await _there(session, self._tool.database):
+                return await self._gone(session, before)
             if not held:
                 await timescale.wake(self._inside)
                 name = await _name(session, before, self._tool.database)
@@ -230,6 +237,18 @@ class Door:
         await timescale.wake(self._inside)
         says = f"the door of {it.name} is open again, its rights are as they were"
         return {"says": "; ".join((says, *notes)), "opened": True, "notes": list(notes)}
+
+    async def _gone(self, session: Connection, before: Before) -> Mapping[str, Any]:
+        """The database was dropped, and nothing is in its place: what is left of the door are logins, and the run's own role."""
+        notes: list[str] = []
+        await _log_in(session, before, before.database)
+        for mine in await key.left(session, before.run):
+            await session.execute(f"ALTER ROLE {quoted(mine.name)} NOLOGIN")
+            await visitors.end_role(session, mine.oid)
+            async with session.transaction():
+                notes += filter(None, [await key.give_up(session, mine)])
+        says = f"there is no database {self._tool.database}, so it has no door that could be opened"
+        return {"says": "; ".join((says, *notes)), "opened": False, "notes": notes}
 
     async def _never_closed(self, run: str) -> Mapping[str, Any]:
         async with self._session() as session:
@@ -246,21 +265,29 @@ class Door:
             yield session
 
 
+async def _there(session: Connection, database: str | int) -> bool:
+    which = "datname = $1" if isinstance(database, str) else "oid = $1::int8::oid"
+    return bool(await session.fetchval(f"SELECT true FROM pg_database WHERE {which}", database))  # noqa: S608  constants
+
+
 async def _name(session: Connection, before: Before, name: str) -> str:
     """Of the database in the place now; of the one that was closed, should there be none in the place."""
-    there = await session.fetchval("SELECT true FROM pg_database WHERE datname = $1", name)
-    return name if there else (await may_close.here(session, before.database)).name
+    return name if await _there(session, name) else (await may_close.here(session, before.database)).name
 
 
 async def _unshut(session: Connection, it: Here, before: Before, mine: Key) -> tuple[str, ...]:
     notes = list(await acl.give_back(session, it.oid, it.name, before.acl))
-    could = [login.oid for login in before.logins if login.login]
-    for role in await may_close.with_oids(session, could, it.oid):
-        if not role.login:
-            await session.execute(f"ALTER ROLE {quoted(role.name)} LOGIN")
+    await _log_in(session, before, it.oid)
     if left := await key.give_up(session, mine):
         notes.append(left)
     return tuple(notes)
+
+
+async def _log_in(session: Connection, before: Before, database: int) -> None:
+    could = [login.oid for login in before.logins if login.login]
+    for role in await may_close.with_oids(session, could, database):
+        if not role.login:
+            await session.execute(f"ALTER ROLE {quoted(role.name)} LOGIN")
 
 
 async def _no_login(session: Connection, it: Here, login: Login) -> str | None:

@@ -122,13 +122,18 @@ async def _give_settings(session: Connection, database: int, name: str, now: tup
         return
     for each in now:
         await session.execute(f"ALTER {_whose(each.role, name)} RESET ALL")
-    for each in then:
-        for entry in each.entries:
-            await _set(session, _whose(each.role, name), entry)
+    await give_settings(session, name, then)
     if (got := await _settings(session, database)) != then:
         missing = [f"{each.role or 'everybody'}: {', '.join(each.entries)}" for each in then if each not in got]
         surplus = [f"{each.role or 'everybody'}: {', '.join(each.entries)}" for each in got if each not in then]
         raise StepFailed(f"The settings of {name} could not be given as they were ({'; '.join(missing + surplus)}). Nothing was changed.")
+
+
+async def give_settings(session: Connection, name: str, settings: tuple[Settings, ...]) -> None:
+    """Raises Refusal (swap_rights) for what this role may not set."""
+    for each in settings:
+        for entry in each.entries:
+            await _set(session, _whose(each.role, name), entry)
 
 
 async def _set(session: Connection, whose: str, entry: str) -> None:

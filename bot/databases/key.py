@@ -31,6 +31,10 @@ FROM pg_database d, aclexplode(d.datacl) a JOIN pg_roles r ON r.oid = a.grantee
 WHERE a.privilege_type = 'CONNECT' AND shobj_description(r.oid, 'pg_authid') LIKE 'Backout run %'
   AND split_part(shobj_description(r.oid, 'pg_authid'), ' ', 3) = $1 ORDER BY 1"""
 
+_LEFT = """
+SELECT oid::int8, rolname AS name FROM pg_roles
+WHERE shobj_description(oid, 'pg_authid') LIKE 'Backout run %' AND split_part(shobj_description(oid, 'pg_authid'), ' ', 3) = $1 ORDER BY 1"""
+
 # What is set for the application when it logs in, everywhere first, then in this database.
 _SETTINGS = """
 SELECT split_part(c, '=', 1) AS name, substr(c, strpos(c, '=') + 1) AS value
@@ -55,6 +59,11 @@ async def held(session: Connection, database: int) -> tuple[Key, ...]:
 async def of_run(session: Connection, run: str) -> Mapping[int, Key]:
     """The keys of that run, by the OID of the database whose door they hold: a swap takes the door along to the database that is put in the place."""
     return {row["database"]: Key(oid=row["oid"], name=row["name"], run=run) for row in await session.fetch(_OF_RUN, run)}
+
+
+async def left(session: Connection, run: str) -> tuple[Key, ...]:
+    """The keys of that run, also to the door of a database that is gone."""
+    return tuple(Key(**row, run=run) for row in await session.fetch(_LEFT, run))
 
 
 async def settings_of(session: Connection, role: str, database: int) -> dict[str, str]:

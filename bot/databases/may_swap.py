@@ -23,7 +23,7 @@ SELECT d.datname::text AS name, pg_encoding_to_char(d.encoding)::text AS encodin
   t.spcname::text AS tablespace, to_jsonb(d) ->> 'datlocprovider' AS "locale provider",
   coalesce(to_jsonb(d) ->> 'datlocale', to_jsonb(d) ->> 'daticulocale') AS locale
 FROM pg_database d JOIN pg_tablespace t ON t.oid = d.dattablespace WHERE d.oid = $1::int8::oid"""
-_LOST = """
+HANGING = """
 SELECT ARRAY(SELECT slot_name::text FROM pg_replication_slots WHERE database = d.datname ORDER BY 1) AS slots,
   ARRAY(SELECT subname::text FROM pg_subscription WHERE subdbid = d.oid ORDER BY 1) AS subscriptions,
   ARRAY(SELECT l.provider FROM pg_shseclabel l WHERE l.classoid = 'pg_database'::regclass AND l.objoid = d.oid) AS labels
@@ -53,8 +53,8 @@ async def in_the_way(session: Connection, admin: Connect, it: Here, incoming: Ba
     if await session.fetchval("SELECT pg_is_in_recovery()"):
         return (Refusal("standby", "The server is a standby: nothing can be renamed there.", "Write the primary's address in the URL."),)
     both = [it.oid, incoming.oid]
-    found = [await _taken(session, it, row["name"], kept), await _rights(session, it, both)]
-    found += [await _sessions(session, it, both), await _prepared(session, it, both), await _consumers(session, it, both)]
+    found = [await _taken(session, it, row["name"], kept), await rights(session, it, both)]
+    found += [await superusers(session, it, both), await prepared(session, it, both), await _consumers(session, it, both)]
     if not any(found):
         found += await _tried(session, it, incoming.oid, row["name"])
     found += await _differences(session, admin, it, incoming.oid, row["name"])
@@ -84,7 +84,7 @@ async def _taken(session: Connection, it: Here, incoming: str, kept: str | None)
     return None
 
 
-async def _rights(session: Connection, it: Here, both: list[int]) -> Refusal | None:
+async def rights(session: Connection, it: Here, both: list[int]) -> Refusal | None:
     rows = await session.fetch(_RIGHTS, both)
     me = quoted(it.my_name)
     lines = [f"GRANT {quoted(owner)} TO {me};" for owner in dict.fromkeys(row["owner"] for row in rows if not row["owns"])]
@@ -101,7 +101,7 @@ async def _rights(session: Connection, it: Here, both: list[int]) -> Refusal | N
     )
 
 
-async def _sessions(session: Connection, it: Here, both: list[int]) -> Refusal | None:
+async def superusers(session: Connection, it: Here, both: list[int]) -> Refusal | None:
     there = [] if it.superuser else [f"{row['usename']} (session {row['pid']})" for row in await session.fetch(_SUPERUSERS, both)]
     if not there:
         return None
@@ -113,7 +113,7 @@ async def _sessions(session: Connection, it: Here, both: list[int]) -> Refusal |
     )
 
 
-async def _prepared(session: Connection, it: Here, both: list[int]) -> Refusal | None:
+async def prepared(session: Connection, it: Here, both: list[int]) -> Refusal | None:
     gids = [gid for each in both for gid in await visitors.prepared(session, each)]
     if not gids:
         return None
@@ -126,7 +126,7 @@ async def _prepared(session: Connection, it: Here, both: list[int]) -> Refusal |
 
 async def _consumers(session: Connection, it: Here, both: list[int]) -> Refusal | None:
     """They stay with the OID, so with the old database: who reads them would hear nothing more, and nobody would notice."""
-    rows = [row for each in both if (row := await session.fetchrow(_LOST, each)) is not None]
+    rows = [row for each in both if (row := await session.fetchrow(HANGING, each)) is not None]
     slots = [f"slot {name}" for row in rows for name in row["slots"]]
     named = slots + [f"subscription {name}" for row in rows for name in row["subscriptions"]]
     if not named:
@@ -162,7 +162,7 @@ async def _tried(session: Connection, it: Here, incoming: int, name: str) -> lis
     finally:
         if session.is_in_transaction():
             await trying.rollback()
-    return [_differs(note) for note in notes if not note.startswith(acl.SAME)]
+    return [differs(note) for note in notes if not note.startswith(acl.SAME)]
 
 
 async def _locked(session: Connection, it: Here, incoming: int) -> Refusal:
@@ -183,7 +183,7 @@ class _Inside(Noun):
     triggers: tuple[str, ...]
 
 
-async def _inside(admin: Connect, name: str) -> _Inside:
+async def inside(admin: Connect, name: str) -> _Inside:
     async with connected(admin.model_copy(update={"database": name}), CATALOG) as session:
         row = await session.fetchrow(_OF_DATABASE)
     assert row is not None  # noqa: S101  a SELECT without FROM has one row
@@ -193,10 +193,10 @@ async def _inside(admin: Connect, name: str) -> _Inside:
 async def _differences(session: Connection, admin: Connect, it: Here, incoming: int, name: str) -> list[Refusal]:
     here, there = [dict(await session.fetchrow(_OF_SERVER, oid) or {}) for oid in (it.oid, incoming)]
     found = [f"its {what} is {there[what]}, of {it.name} it is {here[what]}" for what in here if what != "name" and here[what] != there[what]]
-    lost = await session.fetchrow(_LOST, it.oid)
+    lost = await session.fetchrow(HANGING, it.oid)
     found += [f"the security label of {label} stays with the old database" for label in (lost["labels"] if lost else ())]
-    found += _within(await _inside(admin, it.name), await _inside(admin, name))
-    return [_differs(each) for each in found]
+    found += _within(await inside(admin, it.name), await inside(admin, name))
+    return [differs(each) for each in found]
 
 
 def _within(here: _Inside, there: _Inside) -> Iterator[str]:
@@ -213,5 +213,5 @@ def _gone(what: str, here: Iterable[str], there: Iterable[str], so: str) -> Iter
         yield f"the {what} {name} is not there: {so}"
 
 
-def _differs(what: str) -> Refusal:
+def differs(what: str) -> Refusal:
     return Refusal("swap_differs", f"In the database that is to take the place, {what}.", "Nothing, or make it alike after the swap.", warning=True)

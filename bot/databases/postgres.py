@@ -33,6 +33,7 @@ from bot.databases import (
 from bot.databases.connecting import CATALOG, Connection, connected, quoted, words
 from bot.databases.fence import HOLDER, PostgresFence
 from bot.databases.poolers import refuse_pooler
+from bot.databases.replacing import Replacing
 from bot.databases.rights import rights
 from bot.databases.strangers import strangers
 from bot.databases.swapping import Swap, kept_name
@@ -94,12 +95,17 @@ class PostgresDatabase:
         async with connected(self.admin, CATALOG) as session:
             return await self._identity(session)
 
-    async def _identity(self, session: Connection, limit: float | None = None) -> Identity:
+    async def _identity(self, session: Connection) -> Identity:
+        found = await self._identity_now(session)
+        if not found.oid:
+            raise Refusal("database_missing", f"There is no database {self.tool.database} any more.", "Find out who renamed or dropped it.")
+        return found
+
+    async def _identity_now(self, session: Connection, limit: float | None = None) -> Identity:
+        """With OID 0 where there is no such database: a run that dropped it still has its fence."""
         row = await session.fetchrow(_IDENTITY, self.tool.database, timeout=limit)
         assert row is not None  # noqa: S101  a SELECT without FROM has one row
-        if row["oid"] is None:
-            raise Refusal("database_missing", f"There is no database {self.tool.database} any more.", "Find out who renamed or dropped it.")
-        return Identity(**{**row, "started": row["started"].isoformat()})
+        return Identity(**{**row, "oid": row["oid"] or 0, "started": row["started"].isoformat()})
 
     async def examine(self) -> None:
         """Raises Refusal: transaction_pooler, server_too_old, standby, journal_server, wrong_database, or why it can't be reached."""
@@ -149,7 +155,7 @@ class PostgresDatabase:
                     f"Another Backout works on this target: {who} holds its fence.",
                     "Wait for it, or end that session if its Backout is dead.",
                 )
-            yield PostgresFence(session, first, second, await self._identity(session), self._identity)
+            yield PostgresFence(session, first, second, await self._identity_now(session), self._identity_now)
 
     @asynccontextmanager
     async def challenge(self) -> AsyncIterator[tuple[int, int]]:
@@ -307,6 +313,10 @@ class PostgresDatabase:
     @property
     def _swap(self) -> Swap:
         return Swap(self._maintenance, self.admin, self.tool.database)
+
+    @property
+    def replacing(self) -> Replacing:
+        return Replacing(self._maintenance, self.admin, self.tool.database)
 
     def kept_name(self, at: dt.datetime) -> str:
         return kept_name(self.tool.database, at)

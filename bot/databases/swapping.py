@@ -79,8 +79,8 @@ class Swap:
             old = await self._file(session, it, kept)
             async with session.transaction():
                 await session.execute(f"SET LOCAL lock_timeout = '{_WAIT}s'")
-                await _rename(session, ending, it.oid, kept)
-                await _rename(session, ending, incoming.oid or 0, it.name)
+                await rename(session, ending, it.oid, kept)
+                await rename(session, ending, incoming.oid or 0, it.name)
                 await dressing.give(session, incoming.oid or 0, it.name, await dressing.read(session, it.oid))
                 await dressing.retire(session, it.oid, kept, note, it.my_name)
         return old
@@ -107,7 +107,7 @@ class Swap:
             yield session
 
 
-async def _rename(session: Connection, ending: Connection, oid: int, to: str) -> None:
+async def rename(session: Connection, ending: Connection, oid: int, to: str) -> None:
     """Inside the transaction. From its lock on nobody comes in; `ending` ends who is in, which the server waits for, five seconds at most."""
     name = await session.fetchval("SELECT datname FROM pg_database WHERE oid = $1::int8::oid", oid)
     if name is None:

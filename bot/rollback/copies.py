@@ -134,7 +134,8 @@ async def _looked(world: World, copy: Database, where: str) -> Rehearsal:
         cut = [name.removeprefix("hypertable ") for name in production.objects.keys() - seen.objects.keys() if name.startswith("hypertable ")]
         findings += [f"{name} is a hypertable now, and a plain table in it" for name in sorted(cut) if f"table {name}" in seen.objects]
     gone = tuple(_gone(production, seen, plan.versions))
-    return Rehearsal(done=True, server=where, stands=stands, one_transaction=True, loss=gone, findings=tuple(findings))
+    rows = seen.counts if plan.way.in_place else {}
+    return Rehearsal(done=True, server=where, stands=stands, one_transaction=True, loss=gone, findings=tuple(findings), rows=rows)
 
 
 async def _answers(world: World, copy: Database) -> list[str]:

@@ -19,6 +19,7 @@ from bot.model import Attempt, AttemptState, Plan, Run, State
 from bot.ports import Chat, Clock, Fence, Journal, Web
 from bot.rollback import copies, hold, plan_copies, rehearse, try_stamp, try_tables, verify
 from bot.steps import STEPS
+from bot.steps.replace import dropped
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ class Executor:
         if left is not None:  # first of all, also when the run was cancelled meanwhile
             await self._interrupted(run, STEPS[left.step], left, target)
             return True
-        steps = [STEPS["start_writers"]] if run.ending else [STEPS[planned.name] for planned in run.plan.steps]
+        steps = _to_the_end(run) if run.ending else [STEPS[planned.name] for planned in run.plan.steps]
         for step in steps:
             last = run.last_attempt(step.name)
             if last is None:
@@ -386,5 +387,12 @@ def _noted(run: Run) -> dict[str, object]:
 
 
 def _wanted(run: Run, step: Step) -> bool:
-    """A run that heads for its end does nothing more but start the writers."""
-    return run.ending is None or step.name == "start_writers"
+    """A run that heads for its end does nothing more but start the writers, unless there is no database."""
+    return run.ending is None or step in _to_the_end(run)
+
+
+def _to_the_end(run: Run) -> list[Step]:
+    """Cancelled when the database was dropped, the copy is brought into its place first; a person who chose Leave wants it as it is."""
+    last = run.last_attempt("replace")
+    half = run.ending is State.ABORTED and last is not None and dropped(run) is not None
+    return [*([STEPS["replace"]] if half else []), STEPS["start_writers"]]

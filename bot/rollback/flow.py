@@ -16,7 +16,7 @@ from bot.errors import BackoutError, JournalDown, Refusal, StepFailed, Transitio
 from bot.evidence import Rehearsal
 from bot.model import ENDS, OPEN, Alarm, Attempt, AttemptState, Plan, Run, State
 from bot.ports import Chat, Clock, Engine, Journal, Web
-from bot.rollback import hold, plan_copies, report, retention
+from bot.rollback import hold, plan_copies, plan_in_place, report, retention
 from bot.rollback import plan as planning
 from bot.rollback.approve import Authority
 from bot.rollback.execute import Executor, stopped
@@ -131,8 +131,11 @@ class Rollbacks(Verbs):
             tried = last is not None and last.state is AttemptState.DONE
             why = "" if tried or last is None else f"{last.summary}"
             found = Rehearsal(**last.facts["rehearsal"]) if tried and last is not None else Rehearsal(done=False, why=why)
-            made = await planning.with_evidence(target, run.plan, found, self._journal)
-            await self._ask(run, made, self._authority.need(run.request, made).roles)
+            if run.plan.way.in_place and not found.done:
+                await self._journal.refuse(run.id, plan_in_place.untried(target.name, found.why))
+            else:
+                made = await planning.with_evidence(target, run.plan, found, self._journal)
+                await self._ask(run, made, self._authority.need(run.request, made).roles)
         await self._chat.changed(run.id)
         return "go"
 
@@ -168,7 +171,8 @@ class Rollbacks(Verbs):
         decided = next(event for event in reversed(await self._journal.events(run.id)) if event.kind == "decided")
         await self._journal.clear_decision(run.id)
         try:
-            made = await plan_copies.instead(await self._executor.entered(run, self._target(run.target)), run, str(decided.data["by"]))
+            instead = plan_in_place.instead if run.plan and run.plan.way.in_place else plan_copies.instead
+            made = await instead(await self._executor.entered(run, self._target(run.target)), run, str(decided.data["by"]))
         except (Refusal, StepFailed) as error:
             await self._executor.ask(run, f"It can't go back to the restore point: {error}")
         else:
@@ -292,7 +296,7 @@ def _proved_wrong(last: Attempt) -> Refusal | None:
 def _ending(run: Run) -> State:
     """A cancel that came after the last step found everything done and verified. Back at the restore point is where nobody wanted to be."""
     if _all_done(run):
-        return State.FAILED if run.plan and run.plan.strategy != run.request.strategy else State.SUCCEEDED
+        return State.FAILED if plan_copies.went_back(run) else State.SUCCEEDED
     return run.ending or State.SUCCEEDED
 
 

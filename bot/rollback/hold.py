@@ -60,9 +60,9 @@ def _under(key: str, name: str) -> bool:
 
 
 async def still(plan: Plan, database: Database) -> tuple[str, ...]:
-    """What is lost, looked at and counted again. Sentences about what goes beyond the approval. A database that is kept loses nothing."""
+    """What is lost, looked at and counted again. Sentences about what goes beyond the approval. What is kept, or dumped whole, is not lost."""
     rehearsal = plan.rehearsal
-    if rehearsal is None or not rehearsal.done or plan.way.swaps:
+    if rehearsal is None or not rehearsal.done or plan.way.swaps or plan.way.in_place:
         return ()
     found: list[str] = []
     if rehearsal.concerns:

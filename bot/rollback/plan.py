@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 from bot.durable import TargetParts
 from bot.errors import ProgramFailed, Refusal, StepFailed
-from bot.evidence import Loss, Rehearsal
+from bot.evidence import Loss, LossClass, Rehearsal
 from bot.model import History, Plan, PlanStep, Revision
 from bot.place import Identity
 from bot.ports import Journal
-from bot.rollback import loss, options, pace, plan_copies, plan_stamp, plan_tables, route, sample
+from bot.rollback import loss, options, pace, plan_copies, plan_in_place, plan_stamp, plan_tables, route, sample
 from bot.strategy import Strategy
 from bot.words import many
 
@@ -146,7 +146,7 @@ async def with_evidence(target: TargetParts, plan: Plan, rehearsal: Rehearsal, j
     if rehearsal.done:
         known |= {
             "loss": rehearsal.loss,
-            "loss_class": loss.loss_class(rehearsal.loss),
+            "loss_class": LossClass.HIGH if plan.way.in_place else loss.loss_class(rehearsal.loss),
             "one_transaction": rehearsal.one_transaction,
             "remarks": (*plan.remarks, *(await _writes(target, plan, rehearsal))),
         }
@@ -230,6 +230,7 @@ _MAKERS: Mapping[Strategy, Callable[[TargetParts, str, Journal, str], Awaitable[
     "downgrade": _downgrade,
     "reapply": _reapply,
     "restore": plan_copies.restore,
+    "in_place": plan_in_place.restore,
     "pitr": plan_copies.pitr,
     "tables": plan_tables.tables,
     "stamp": plan_stamp.stamp,

@@ -17,6 +17,7 @@ from bot.ports import Journal
 from bot.rollback import pace, route
 from bot.rollback.listing import listed, of_the_provider
 from bot.steps.csv_beside import is_csv
+from bot.steps.replace import dropped
 from bot.steps.restore_beside import INCOMING
 from bot.steps.restore_point import is_clone, taken
 from bot.words import many
@@ -78,19 +79,32 @@ async def instead(target: TargetParts, run: Run, by: str) -> Plan:
     said = "nobody wrote since" if stopped else "what was written since goes with the old database"
     names = [*([] if is_clone(file) else ["restore_beside"]), *(["stop_writers"] if stopped else []), "swap", "verify", "start_writers"]
     return run.plan.model_copy(update={
-        "strategy": "restore", "from_": await _stands(target, run.plan) or UNKNOWN,
-        "to": run.plan.from_, "undone": (), "rehearse": (), "steps": _steps(names), "foreseen": (), "loss": (), "source": file, "archive": None,
+        "strategy": "restore", "from_": await standing(target, run.plan) or UNKNOWN,
+        "to": run.plan.from_, "undone": (), "rehearse": (), "steps": steps_of(names), "foreseen": (), "loss": (), "source": file, "archive": None,
         "rehearsal": Rehearsal(done=True, server=f"the restore point itself, {file.name}"), "options": (), "loss_class": "none",
         "remarks": (f"<@{by}> chose to go back to the restore point: {said}. The database as it is now is kept beside it.",),
     })  # fmt: skip
 
 
 def way_back(run: Run) -> BackupFile | None:
-    """The newest copy of how the database was: what a swap kept, else the restore point. None when it is in its place already."""
+    """The newest copy of how the database was: what a swap kept, else the restore point. None when it is in its place already, or the run ends."""
+    if run.ending is not None:
+        return None
     swapped = run.last_attempt("swap")
     if swapped is not None:
         return BackupFile(**swapped.facts["kept"]) if swapped.state == "done" else None
+    replaced = run.last_attempt("replace")
+    if run.plan is not None and run.plan.way.in_place and (replaced is None or (replaced.state != "done" and dropped(run) is None)):
+        return None  # the database itself is still there
     return taken(run.last_attempt("restore_point"))
+
+
+def went_back(run: Run) -> bool:
+    """The plan is of a person who chose what this run had kept, instead of what was asked for."""
+    if run.plan is None:
+        return False
+    kept = [file.name for a in run.attempts if a.step == "restore_point" and a.round != run.round and (file := taken(a))]
+    return run.plan.strategy != run.request.strategy or (run.plan.source is not None and run.plan.source.name in kept)
 
 
 async def chosen(target: TargetParts, name: str, journal: Journal, command: str) -> tuple[BackupFile, Listed]:
@@ -130,9 +144,9 @@ async def _plan(target: TargetParts, journal: Journal, source: BackupFile | None
             notes.append(f"{refusal.message} {refusal.next}")
     else:
         await may_make_beside(target)
-    history, remark = await _history(target)
-    from_ = _current(history) if history else UNKNOWN
-    moved = _between(history, from_, to) if history else ()
+    history, remark = await history_of(target)
+    from_ = current(history) if history else UNKNOWN
+    moved = between(history, from_, to) if history else ()
     identity = await target.database.identity()
     await target.backup.ready(identity.version)
     stopped = ["stop_writers"] if target.platform.stops else []
@@ -145,7 +159,7 @@ async def _plan(target: TargetParts, journal: Journal, source: BackupFile | None
         "verify",
         *pace.back(target, app, code=bool(history and history.code_follows)),
     ]
-    steps = _steps(names, roll_back_application={"former": app})
+    steps = steps_of(names, roll_back_application={"former": app})
     tried = cloned or target.rehearsal.where is not None
     return Plan.model_validate({
         "target": target.name, "strategy": strategy, "from_": from_, "to": to, "undone": route.undone_of(moved), "identity": identity,
@@ -165,7 +179,7 @@ async def may_make_beside(target: TargetParts) -> None:
         raise Refusal("no_database_beside", f"A copy can't be restored beside {target.name}: {why}", "Give Backout's role that right.")
 
 
-async def _history(target: TargetParts) -> tuple[History | None, tuple[str, ...]]:
+async def history_of(target: TargetParts) -> tuple[History | None, tuple[str, ...]]:
     """A database that is broken can't always be read by its tool: a restore must be possible all the same."""
     try:
         return await target.tool.read(), ()
@@ -173,22 +187,22 @@ async def _history(target: TargetParts) -> tuple[History | None, tuple[str, ...]
         return None, (f"The migration tool can't read the database as it is: {refusal.message}",)
 
 
-def _current(history: History) -> str:
+def current(history: History) -> str:
     return ", ".join(history.current) or route.BASE
 
 
-def _between(history: History, from_: str, to: str) -> tuple[Revision, ...]:
+def between(history: History, from_: str, to: str) -> tuple[Revision, ...]:
     """The migrations that are in the database and not in the copy, where the history tells."""
     with suppress(Refusal):
         return route.route(to, history)[2]
     return ()
 
 
-async def _stands(target: TargetParts, plan: Plan) -> str | None:
+async def standing(target: TargetParts, plan: Plan) -> str | None:
     with suppress(Refusal):
         return ", ".join(await target.database.heads(*plan.version)) or route.BASE
     return None
 
 
-def _steps(names: Sequence[str], **params: dict[str, Any]) -> tuple[PlanStep, ...]:
+def steps_of(names: Sequence[str], **params: dict[str, Any]) -> tuple[PlanStep, ...]:
     return tuple(PlanStep(name=name, params=params.get(name, {})) for name in names)

@@ -10,9 +10,10 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from bot.model import Attempt, AttemptState, Event, Run, State, View
-from bot.rollback import proof, report_parts
+from bot.rollback import plan_copies, proof, report_parts
 from bot.rollback.markup import BLANK, code, line, plain, seconds, utc
 from bot.steps import STEPS
+from bot.steps.replace import gone
 from bot.strategy import ON_A_COPY
 
 _END = {
@@ -53,6 +54,7 @@ def summary(view: View) -> str:
     run = view.run
     failed = sum(a.state in (AttemptState.FAILED, AttemptState.UNKNOWN) for a in run.attempts)
     end = "It went back to the restore point, as a person chose." if _went_back(run) else _END.get(run.state, f"It is {run.state}.")
+    end = f"The database was dropped, and nothing is in its place. {end}" if gone(run) else end
     said = [end.format(moving=run.plan.way.noun if run.plan else "rollback")]
     if took := _on_production(run):
         said.append(_took(took))
@@ -68,8 +70,7 @@ def summary(view: View) -> str:
 
 def _went_back(run: Run) -> bool:
     """A person chose the restore point after a step had failed, and it is in its place."""
-    asked_for_another = run.plan is not None and run.plan.strategy != run.request.strategy
-    return run.state is State.FAILED and asked_for_another and bool(report_parts.facts(run, "swap"))
+    return run.state is State.FAILED and plan_copies.went_back(run) and bool(report_parts.facts(run, report_parts.moving(run.plan)))
 
 
 def ending(run: Run) -> str:
@@ -77,6 +78,10 @@ def ending(run: Run) -> str:
     began = _on_production(run)
     if not began:
         return "Nothing was changed."
+    if gone(run):
+        return (
+            f"There is NO database {run.target}: it was dropped, and nothing was restored into its place. {report_parts.way_back(run)}{_took(began)}"
+        )
     name = run.plan.way.noun if run.plan else "rollback"
     done, verified = run.last_attempt(report_parts.moving(run.plan)), run.last_attempt("verify")
     if done is None:

@@ -10,6 +10,7 @@ from bot.evidence import Archive, BackupFile, Loss, PutBack, Rehearsal, size
 from bot.model import Attempt, AttemptState, CodeSeen, Plan, Run, View
 from bot.rollback import proof
 from bot.rollback.markup import code, plain
+from bot.steps.replace import dropped
 from bot.words import many
 
 _SHOWN = 50
@@ -25,7 +26,9 @@ def lost(view: View) -> Iterator[str]:
     yield ""
     name = moving(plan)
     done = run.last_attempt(name)
-    if plan is None or done is None:
+    if plan is not None and plan.way.in_place and any(a.step == name for a in run.attempts):
+        yield from _dropped(run, plan)
+    elif plan is None or done is None:
         yield f"Nothing: the {plan.way.noun if plan else name} did not begin."
     elif not plan.way.by_tool:
         yield from _missing(plan, done)
@@ -58,6 +61,37 @@ def _missing(plan: Plan, done: Attempt) -> Iterator[str]:
     yield f"Nothing is destroyed: the database as it was is kept. This {ended}, as far as the look at the copy tells:"
     yield ""
     yield from proof.lost(plan.loss, plan.rehearsal or Rehearsal(done=False))
+
+
+def _dropped(run: Run, plan: Plan) -> Iterator[str]:
+    """Where nothing is kept beside it, the dump has what the copy lacks."""
+    tries = [a for a in run.attempts if a.step == "replace"]
+    oids = list(dict.fromkeys(a.facts["dropping"] for a in tries if a.facts.get("dropping") is not None))
+    if not oids:
+        yield f"Nothing: the database was not dropped. {plain(tries[-1].summary)}"
+        return
+    named = ", then ".join(f"OID {each}" for each in oids)
+    yield f"{plain(plan.identity.database)} ({named}) was dropped; what it held is in the dump of the restore point."
+    if dropped(run) is not None:
+        yield ""
+        yield f"Nothing took its place: {plain(tries[-1].summary)}"
+    yield ""
+    yield "This is not in the copy, as far as the look at it tells:"
+    yield ""
+    yield from proof.lost(plan.loss, plan.rehearsal or Rehearsal(done=False))
+
+
+def way_back(run: Run) -> str:
+    """The dump of the restore point, of whatever round, in a sentence; empty where there is none."""
+    last = _newest(run, "restore_point")
+    if last is None or "file" not in last.facts:
+        return ""
+    file = BackupFile(**last.facts["file"])
+    return f"As it was when the writers had stopped, it is in {file.path}, kept until {last.facts.get('until', 'nobody knows when')}. "
+
+
+def _newest(run: Run, step: str) -> Attempt | None:
+    return next((a for a in reversed(run.attempts) if a.step == step and a.state is AttemptState.DONE), None)
 
 
 def _known(run: Run, plan: Plan) -> tuple[str, tuple[Loss, ...]]:
@@ -120,6 +154,8 @@ def _kept(run: Run) -> Iterator[str]:
 
 def _restore_point(view: View) -> Iterator[str]:
     last = view.run.last_attempt("restore_point") or view.run.last_attempt("back_up")
+    if view.run.plan is not None and view.run.plan.way.in_place:  # also where it was gone back to it
+        last = _newest(view.run, "restore_point")
     if last is None or "file" not in last.facts:
         return
     file = BackupFile(**last.facts["file"])

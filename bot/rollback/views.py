@@ -48,7 +48,9 @@ def _steps(run: Run) -> tuple[StepView, ...]:
 
 
 def _restore(run: Run, target: TargetParts | None) -> tuple[str, ...]:
-    file = taken(run.last_attempt("restore_point")) or taken(run.last_attempt("back_up"))
+    rounds = run.attempts if run.plan is not None and run.plan.way.in_place else run.current
+    point = next((a for a in reversed(rounds) if a.step == "restore_point"), None)
+    file = taken(point) or taken(run.last_attempt("back_up"))
     if file is None or target is None:
         return ()
     return target.database.how_to_go_back(file) if is_clone(file) else target.backup.how_to_restore(file)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bot.durable import TargetParts
 from bot.errors import Refusal
 from bot.evidence import size
-from bot.model import Run
+from bot.model import AttemptState, Run
 from bot.moment import told
 from bot.ports import Journal
 from bot.rollback import plan_copies
@@ -18,7 +18,12 @@ _BACKUPS = 2  # besides the restore point
 
 async def ways_out(target: TargetParts, run: Run, journal: Journal, command: str) -> list[str]:
     """Sentences, the nearest way first. Nothing is promised that was not looked at."""
-    return [*_restore_point(target, run), *await _backups(target, run, journal, command), *await _instants(target, command)]
+    return [
+        *_restore_point(target, run),
+        *_no_room(target, run, command),
+        *await _backups(target, run, journal, command),
+        *await _instants(target, command),
+    ]
 
 
 def _restore_point(target: TargetParts, run: Run) -> list[str]:
@@ -31,8 +36,21 @@ def _restore_point(target: TargetParts, run: Run) -> list[str]:
     if is_clone(file):
         return [f"Restore: the restore point{when}; {loses}; seconds, since it is a database beside this one."]
     took = run.plan.rehearsal.seconds.get("restore") if run.plan and run.plan.rehearsal else None
+    place = "; in place too, so what has the name by then is dropped" if run.plan and run.plan.way.in_place else ""
+    time = f"about {span(took)}, as on the copy" if took else "time not measured"
+    return [f"Restore: the restore point{when}, {size(file.size)}; {loses}; {time}{place}."]
+
+
+def _no_room(target: TargetParts, run: Run, command: str) -> list[str]:
+    """Two databases don't fit: the copy fits where the database is."""
+    last = run.last_attempt("restore_beside")
+    source = run.plan.source if run.plan else None
+    full = last is not None and last.state is AttemptState.FAILED and "No space left" in last.summary
+    if not full or source is None or not target.platform.stops or target.rehearsal.where is None:
+        return []
     return [
-        f"Restore: the restore point{when}, {size(file.size)}; {loses}; {f'about {span(took)}, as on the copy' if took else 'time not measured'}."
+        f"{command} restore {target.name} {source.name} in place (a run of its own, after Leave): the database is dropped first, "
+        "and the way back is a dump taken right before. It asks for the seats of a high loss."
     ]
 
 

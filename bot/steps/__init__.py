@@ -13,6 +13,7 @@ from bot.steps.merge_tables import merge_tables
 from bot.steps.put_back import put_back
 from bot.steps.reconcile import reconcile
 from bot.steps.rehearse import rehearse
+from bot.steps.replace import replace
 from bot.steps.restore_beside import restore_beside
 from bot.steps.restore_point import restore_point
 from bot.steps.roll_back_application import roll_back_application
@@ -29,7 +30,7 @@ STEPS: dict[str, Step] = {
     step.name: step
     for step in (
         back_up, rehearse, try_copy, recover, try_tables, try_stamp, check_preconditions, stop_writers, restore_point, restore_beside, swap,
-        merge_tables, stamp, archive,
+        replace, merge_tables, stamp, archive,
         downgrade, reconcile, upgrade, put_back, verify,
         roll_back_application, start_writers, look_at_health, look_at_code, watch,
     )

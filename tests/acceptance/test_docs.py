@@ -54,6 +54,10 @@ RUN_ELSEWHERE = {
         "tests/scenario/test_restore.py",
         '"restore", "shop"',
     ),
+    'backout restore shop shop-r4k2m9.dump in place --as U0DEV --reason "no room for two databases" --sev high': (
+        "tests/scenario/test_in_place.py",
+        '"in", "place"',
+    ),
     'backout tables shop orders,items from shop-r4k2m9.dump --as U0DEV --reason "a script deleted them" --sev high': (
         "tests/scenario/test_tables.py",
         "tables orders,ratings from",

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from bot.errors import UsageError
 from bot.model import Severity
-from handlers.grammar import VERBS, Command, parse, revision
+from handlers.grammar import VERBS, Command, asked, parse, revision
 
 TARGETS = ("shop", "ledger")
 
@@ -55,6 +55,9 @@ TARGETS = ("shop", "ledger")
         ("note all is well", Command("note", text="all is well")),
         ("help", Command("help")),
         ("restore shop x.dump because y", Command("restore", target="shop", rev="x.dump", reason="y")),
+        ("restore x.dump in place", Command("restore", rev="x.dump in place")),
+        ("restore shop x.dump IN Place because y", Command("restore", target="shop", rev="x.dump in place", reason="y")),
+        ("restore x.dump because in place", Command("restore", rev="x.dump", reason="in place")),
         ("restore -1", Command("restore", rev="-1")),
         ("tables shop orders, items from x.dump sev low", Command("tables", target="shop", rev="orders, items from x.dump", severity=Severity.LOW)),
         ("pitr 2026-01-17 10:00:00 UTC because y", Command("pitr", rev="2026-01-17 10:00:00 UTC", reason="y")),
@@ -70,6 +73,10 @@ def test_words_mean_what_the_contract_says(text: str, meant: Command) -> None:
     ("text", "says"),
     [
         ("0004 orders fail", "because"),
+        ("restore x.dump in", "one word too many"),
+        ("restore x.dump place in", "one word too many"),
+        ("restore x.dump in place now", "one word too many"),
+        ("0004 in place", "one word too many"),
         ("0004 sev", "critical, high, medium, low"),
         ("0004 sev urgent", "critical, high, medium, low"),
         ("0004 sev low because x sev high", "Two severities"),
@@ -91,6 +98,20 @@ def test_what_cannot_be_read_is_answered_with_what_could_be_written(text: str, s
 def test_the_commands_own_name_stands_in_the_example() -> None:
     with pytest.raises(UsageError, match="/undo plan"):
         parse("plan", TARGETS, command="/undo")
+
+
+@pytest.mark.parametrize(
+    ("text", "means"),
+    [
+        ("restore x.dump", ("restore", "x.dump")),
+        ("restore x.dump in place", ("in_place", "x.dump")),
+        ("restore in", ("restore", "in")),
+        ("0004", ("downgrade", "0004")),
+        ("tables t from x.dump", ("tables", "t from x.dump")),
+    ],
+)
+def test_a_database_is_dropped_for_a_backup_only_where_the_words_say_so(text: str, means: tuple[str, str]) -> None:
+    assert asked(parse(text, TARGETS)) == means
 
 
 WORDS = st.sampled_from(["shop", "0004", "-1", "—2", "sev", "SEV", "high", "because", '"', "x", "base", *VERBS])
