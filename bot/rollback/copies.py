@@ -30,7 +30,7 @@ async def copy_tried(world: World) -> Rehearsal:
         return Rehearsal(done=False, why="the plan names no copy")
     if is_clone(source):
         return await within(world, lambda: _where_it_lies(world, source))
-    return await within(world, lambda: _restored(world, source))
+    return await within(world, lambda: restored(world, source))
 
 
 async def instant_tried(world: World) -> Rehearsal:
@@ -87,7 +87,8 @@ async def _where_it_lies(world: World, source: BackupFile) -> Rehearsal:
     return found.model_copy(update={"loss": lost})
 
 
-async def _restored(world: World, source: BackupFile) -> Rehearsal:
+async def restored(world: World, source: BackupFile) -> Rehearsal:
+    """Restored elsewhere and looked at. Raises Refusal (copy_condemned, rehearsal_impossible)."""
     scratches = world.target.rehearsal.where
     if scratches is None:
         return Rehearsal(done=False, why=world.target.rehearsal.why_not)

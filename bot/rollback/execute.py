@@ -16,8 +16,10 @@ from bot import durable
 from bot.durable import Evidence, Happened, OnCrash, PlanChanged, Step, TargetParts, World
 from bot.errors import BackoutError, FenceLost, JournalDown, OutcomeUnknown, Refusal, StepFailed, TransitionRefused
 from bot.model import Attempt, AttemptState, Plan, Run, State
+from bot.place import Connect
 from bot.ports import Chat, Clock, Fence, Journal, Web
-from bot.rollback import copies, hold, plan_copies, rehearse, try_stamp, try_tables, verify
+from bot.rollback import copies, hold, plan_copies, provider_copies, rehearse, try_stamp, try_tables, verify
+from bot.rollback.addresses import Addresses
 from bot.steps import STEPS
 
 log = logging.getLogger(__name__)
@@ -42,10 +44,11 @@ class Executor:
         void: Callable[[Run, PlanChanged], Awaitable[None]],
         gave_up: Callable[[Run], Awaitable[None]],
         ways: Callable[[Run], Awaitable[list[str]]],
+        addresses: Addresses,
     ) -> None:
         self._journal, self._chat, self._clock, self._web = journal, chat, clock, web
         self._replan, self._void, self._gave_up = replan, void, gave_up
-        self._ways = ways
+        self._ways, self._addresses = ways, addresses
         self._fences: dict[str, tuple[AsyncExitStack, Fence]] = {}
         self._bodies: set[asyncio.Task[Ended]] = set()
 
@@ -305,6 +308,9 @@ class Executor:
         async def changed() -> None:
             await self._chat.changed(run.id)
 
+        async def address() -> Connect:
+            return await self._addresses.of(run.id)
+
         world = World(
             target=target,
             plan=plan,
@@ -323,7 +329,8 @@ class Executor:
             counted_again=counted_again,
             rehearsal=rehearse.rehearse,
             copy_tried=copies.copy_tried,
-            instant_tried=copies.instant_tried,
+            instant_tried=provider_copies.instant_tried,
+            address=address,
             tables_tried=try_tables.tables_tried,
             stamp_tried=try_stamp.stamp_tried,
             changed=changed,
