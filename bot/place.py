@@ -72,6 +72,8 @@ class Elsewhere(Noun):
     system: str
     #: a lock that is held in the database meant is seen there: it is that very database
     same: bool
+    #: the session that asked was under TLS
+    encrypted: bool = False
     #: ISO 8601, of the server's last transaction; None where it keeps no times of commits
     last: str | None = None
 

@@ -9,6 +9,7 @@ from bot.place import Connect, Elsewhere
 # pg_last_committed_xact() raises where no times of commits are kept.
 _LOOK = """
 SELECT current_setting('server_version_num')::int AS version, pg_is_in_recovery() AS in_recovery,
+  coalesce((SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()), false) AS encrypted,
   CASE WHEN has_function_privilege('pg_control_system()', 'EXECUTE')
     THEN (SELECT system_identifier::text FROM pg_control_system()) ELSE '' END AS system,
   CASE WHEN current_setting('track_commit_timestamp')::bool AND NOT pg_is_in_recovery()

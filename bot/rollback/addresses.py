@@ -14,6 +14,8 @@ from bot.place import Connect
 
 STEP = "recover"  #: the step that waits
 FACT = "waits"  #: of its attempt, as long as it does: whose recovery, and until when
+_MAYBE = (None, "allow", "prefer")
+_RESOLVED = re.compile(r"\(?(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w.])\)?|\([\da-f]*(?::[\da-f]*){2,7}\)|port \d+", re.IGNORECASE)
 _LOOK = 0.1  # seconds
 _SOON = 10.0  # seconds that a step gets to begin its waiting, e.g. after a restart
 
@@ -100,7 +102,9 @@ async def examined(target: TargetParts, plan: Plan, address: Connect) -> None:
             "address_unfit", f"That server is PostgreSQL {major}, and production is {ours}: what is dumped there could not be restored here.",
             f"Let PostgreSQL {ours} be recovered.",
         )  # fmt: skip
-    await target.backup.of(address).ready(plan.identity.version)
+    # Where there is TLS, most providers insist on it: a pg_dump without it is told of now, and not by its failing.
+    under_tls = seen.encrypted and address.sslmode in _MAYBE
+    await target.backup.of(address.model_copy(update={"sslmode": "require"}) if under_tls else address).ready(plan.identity.version)
     await there.heads(*plan.version)
 
 
@@ -108,4 +112,4 @@ def concealed(text: str, address: Connect) -> str:
     """Words of a program or a server, without the address in them."""
     for part in (address.password, address.host, address.user):
         text = re.sub(rf"(?<!\w){re.escape(part)}(?!\w)", "***", text) if part else text
-    return text
+    return _RESOLVED.sub("***", text)  # libpq also says what the name was resolved to

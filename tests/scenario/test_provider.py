@@ -133,6 +133,9 @@ async def approved(bot: Bot) -> None:
 
 async def test_from_the_guide_to_the_report_and_the_address_is_nowhere(make_shop: MakeShop, recovered: Recovered) -> None:
     bot = await story(make_shop)
+    theirs = "CREATE FUNCTION theirs(i int) RETURNS bool LANGUAGE sql AS 'SELECT true'; ALTER TABLE orders ADD CONSTRAINT seen CHECK (theirs(id))"
+    with psycopg.connect(recovered.connect.url(), autocommit=True) as session:
+        session.execute(theirs)
     card = await asked(bot)
     assert "Waiting for aws-rds" in str(card["blocks"][1])
     assert ("Cancel", "cancel") in parts.buttons(card)
@@ -146,6 +149,7 @@ async def test_from_the_guide_to_the_report_and_the_address_is_nowhere(make_shop
     assert "it stands at 0003" in str(card)
     assert "recovered by aws-rds" in str(card)
     assert "its system identifier is another one" in str(card), "a reservation"
+    assert "code that production does not have, read it before you approve: constraint public.orders.seen, function public.theirs" in str(card)
     assert bot.query("SELECT count(*) FROM orders") == [(100,)], "nothing has happened yet"
     await approved(bot)
     await parts.ends(bot, "succeeded")

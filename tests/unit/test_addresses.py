@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 
 import pytest
 
 from bot.errors import Refusal
 from bot.model import AttemptState, PlanStep, Run, State
-from bot.place import Connect
-from bot.rollback.addresses import FACT, Addresses, concealed, parsed, wanted
+from bot.place import Connect, Elsewhere
+from bot.rollback.addresses import FACT, Addresses, concealed, examined, parsed, wanted
 from handlers.card import card
 from handlers.thread import message
 from tests.unit.slack_parts import attempt, plan, run, view
@@ -85,6 +88,69 @@ def test_an_address_is_read_with_the_blanks_and_brackets_that_pasting_brings() -
     assert parsed(" <postgres://master:p%40ss%2Fword@db.example:5433/shop>\n") == SECRET
 
 
+@dataclass
+class Stub:
+    """A target's parts, as far as an address is looked at; `asked` is what the dump's program had to be able to do."""
+
+    seen: Elsewhere
+    asked: list[str | None] = field(default_factory=list)
+
+    name = "shop"
+
+    @property
+    def database(self) -> Stub:
+        return self
+
+    @property
+    def backup(self) -> Stub:
+        return self
+
+    @asynccontextmanager
+    async def challenge(self) -> AsyncIterator[tuple[int, int]]:
+        yield 1, 2
+
+    def elsewhere(self, _: Connect) -> Stub:
+        return self
+
+    async def looked_at(self, lock: tuple[int, int]) -> Elsewhere:
+        assert lock == (1, 2)
+        return self.seen
+
+    def of(self, connect: Connect) -> Stub:
+        self.asked.append(connect.sslmode)
+        return self
+
+    async def ready(self, _: int) -> None: ...
+    async def heads(self, *_: object) -> tuple[str, ...]:
+        return ("0004",)
+
+
+GOOD = Elsewhere(version=170002, in_recovery=False, system="7", same=False)
+
+
+@pytest.mark.parametrize(
+    ("seen", "code", "says"),
+    [
+        ({"same": True}, "address_of_production", "shop itself"),
+        ({"in_recovery": True}, "address_unfit", "a standby"),
+        ({"version": 180000}, "address_unfit", "is PostgreSQL 18, and production is 17"),
+    ],
+)
+async def test_a_server_that_no_copy_can_be_taken_of_is_refused(seen: dict[str, object], code: str, says: str) -> None:
+    with pytest.raises(Refusal, match=says) as refused:
+        await examined(Stub(GOOD.model_copy(update=seen)), RECOVERING, SECRET)  # type: ignore[arg-type]  # the part of it that is used
+    assert refused.value.code == code
+
+
+@pytest.mark.parametrize(("written", "encrypted", "asked"), [(None, False, None), (None, True, "require"), ("verify-full", True, "verify-full")])
+async def test_a_server_under_tls_asks_for_a_pg_dump_that_knows_it(written: str | None, encrypted: bool, asked: str | None) -> None:
+    there = Stub(GOOD.model_copy(update={"encrypted": encrypted, "version": 150001}))
+    await examined(there, RECOVERING, SECRET.model_copy(update={"sslmode": written}))  # type: ignore[arg-type]  # as above
+    assert there.asked == [asked]
+
+
 def test_words_of_others_are_shown_without_the_address_in_them() -> None:
     said = 'pg_dump: error: connection to server at "db.example" failed: password "p@ss/word" of master is wrong; masters are others'
     assert concealed(said, SECRET) == 'pg_dump: error: connection to server at "***" failed: password "***" of *** is wrong; masters are others'
+    resolved = 'connection to server at "db.example" (10.0.12.7), port 5433 failed; at "db.example" (fd00::12:7), port 5433; PostgreSQL 17.2'
+    assert concealed(resolved, SECRET) == 'connection to server at "***" ***, *** failed; at "***" ***, ***; PostgreSQL 17.2'
