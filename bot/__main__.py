@@ -65,6 +65,7 @@ def parser() -> argparse.ArgumentParser:
     noted.add_argument("run", metavar="RUN")
     noted.add_argument("text", metavar="TEXT")
     verb("abort", "cancel a run", as_=True, run=True)
+    verb("address", "say where a provider recovered what a run waits for; it is read from standard input", as_=True, run=True)
     verb("status", "show a run", run=True)
     verb("report", "print the post-mortem", run=True)
     verb("history", "list runs of a target", target=True)

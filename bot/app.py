@@ -18,6 +18,7 @@ from bot.clock import SystemClock
 from bot.config import Config, Role
 from bot.embedded import EmbeddedPostgres
 from bot.errors import Denied, JournalDown
+from bot.handing import Handing, place
 from bot.journal.migrate import migrate
 from bot.journal.postgres import PostgresJournal
 from bot.model import Person, Request
@@ -72,13 +73,18 @@ class App:
             command=config.command,
         )  # fmt: skip
 
+        self._handing = Handing(place(home), self._taken)
         self.duties = Duties(self.rollbacks.targets, journal, chat, self.clock, config.command)
 
     async def launch(self) -> None:
         """The lease must be held. Runs of this executor that were under way go on at once."""
         await engine.launch(self._url, self.lease, self.rollbacks.advance)
         self.launched = True
+        await self._handing.open()
         await self.rollbacks.resume()
+
+    async def _taken(self, run: str, address: str, user: str, token: str) -> None:
+        await self.rollbacks.enter(run, address, prove(self.config, user, token))
 
     async def carries(self) -> bool:
         """Become the one that carries runs, unless somebody alive does already."""
@@ -97,6 +103,7 @@ class App:
 
     async def leave(self) -> None:
         """Finish the step that runs (30 s at most), show what happened, and close. Nothing may follow: DBOS takes the loop's executor."""
+        await self._handing.close()
         await self.rollbacks.leave()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(10):

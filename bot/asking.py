@@ -37,6 +37,12 @@ class Rollbacks(Protocol):
     async def end_sessions(self, run: str, by: Person) -> None:
         """End the sessions that are in the downgrade's way now; for whoever may decide."""
 
+    async def may_enter(self, run: str, by: Person) -> None:
+        """Asked before the form for the address of a recovered server is opened; for the requester and whoever may decide."""
+
+    async def enter(self, run: str, address: str, by: Person) -> None:
+        """Where a provider recovered the instant that a run waits for: looked at, then kept in memory alone. Returns when it was taken."""
+
     async def note(self, run: str, text: str, by: Person) -> None: ...
     async def tick(self, run: str, items: Sequence[str], by: Person) -> None:
         """The checklist's and the questions' boxes that are ticked now."""

@@ -8,6 +8,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from getpass import getpass
 from typing import Any
 
 from bot import config as configuration
@@ -15,9 +16,11 @@ from bot import show
 from bot.app import App, opened, prove
 from bot.config import Config
 from bot.errors import Denied, JournalDown, Refusal, UsageError
+from bot.handing import hand_over
 from bot.model import ENDS, Person, Request, Run, Severity, State
 from bot.place import Right
 from bot.process import redact
+from bot.rollback.addresses import wanted
 from bot.settings import Settings, environment
 from bot.strategy import Strategy, restorable, restoring
 
@@ -179,6 +182,17 @@ async def abort(shell: Shell, args: Namespace) -> int:
     return await _act(shell, args, shell.app.rollbacks.cancel)
 
 
+async def address(shell: Shell, args: Namespace) -> int:
+    """Where a provider recovered the instant that a run waits for: from standard input, since every program sees an argv."""
+    typed = (getpass("Address of the recovered server: ") if sys.stdin.isatty() else sys.stdin.readline()).strip()
+
+    async def act(run_id: str, by: Person) -> None:
+        if shell.app.launched or not await hand_over(shell.settings.home, run_id, typed, by.id, shell.settings.token or ""):
+            await shell.app.rollbacks.enter(run_id, typed, by)
+
+    return await _act(shell, args, act)
+
+
 async def note(shell: Shell, args: Namespace) -> int:
     by = shell.who(args)
     run_id = await shell.run(args)
@@ -227,7 +241,7 @@ def _over(run: Run) -> bool:
 def _rests(run: Run) -> bool:
     """Nothing more happens by itself: it ended, or it waits for a person."""
     waits = run.state is State.AWAITING_APPROVAL and not (run.seats and all(seat.by for seat in run.seats))
-    return run.state in ENDS or run.state is State.NEEDS_DECISION or waits
+    return run.state in ENDS or run.state is State.NEEDS_DECISION or waits or wanted(run) is not None
 
 
 async def _watch(shell: Shell, run_id: str, until: Callable[[Run], bool], *, quiet: bool) -> Run:
@@ -262,7 +276,7 @@ async def _reported(shell: Shell, run_id: str) -> bool:
 
 COMMANDS: dict[str, Command] = {
     "plan": plan, "check": check, "run": run, "reapply": reapply, "restore": restore, "tables": tables, "pitr": pitr, "stamp": stamp,
-    "approve": approve, "withdraw": withdraw, "reject": reject, "decide": decide, "abort": abort,
+    "approve": approve, "withdraw": withdraw, "reject": reject, "decide": decide, "abort": abort, "address": address,
     "note": note, "status": status, "report": report, "history": history, "backups": backups,
 }  # fmt: skip
 

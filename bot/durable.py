@@ -158,6 +158,8 @@ class World:
     #: the copy that is to come back, looked at elsewhere; and an instant, recovered
     copy_tried: Callable[[World], Awaitable[Rehearsal]]
     instant_tried: Callable[[World], Awaitable[Rehearsal]]
+    #: waits until a person enters where a provider recovered it
+    address: Callable[[], Awaitable[Connect]]
     #: tables that are to come back, merged on a copy
     tables_tried: Callable[[World], Awaitable[Rehearsal]]
     #: the revision that is to be written down, built from nothing and compared with what is there

@@ -250,6 +250,8 @@ class Provider(Protocol):
     """Whoever runs the server keeps backups of it that only they can bring back. Nothing is changed there from here."""
 
     kind: str
+    #: how long a run waits until a person says where it was recovered
+    within: dt.timedelta
 
     async def backups(self) -> tuple[Listed, ...]:
         """Newest first, with their retention; each `refused` says how it comes back. Raises StepFailed when they can't be asked."""

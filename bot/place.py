@@ -63,6 +63,21 @@ class Answer(Noun):
     truncated: bool = False
 
 
+class Elsewhere(Noun):
+    """A database of which somebody says that it is ours as it was, in its server's own words."""
+
+    version: int
+    in_recovery: bool
+    #: its system identifier, which a copy of the files keeps; empty where this role may not ask
+    system: str
+    #: a lock that is held in the database meant is seen there: it is that very database
+    same: bool
+    #: the session that asked was under TLS
+    encrypted: bool = False
+    #: ISO 8601, of the server's last transaction; None where it keeps no times of commits
+    last: str | None = None
+
+
 class Right(Noun):
     """One thing that Backout's role has to be able to do. `missing`: the SQL that would give it, or why not, in a sentence."""
 

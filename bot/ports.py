@@ -12,7 +12,7 @@ from bot.evidence import Archive, BackupFile, Duty, Loss, Part, PutBack, Sampled
 from bot.keeping import ArchiveSink, ArchiveSource, Replacing, Work
 from bot.merges import Compared, Merged, MergeRule
 from bot.model import Alarm, Attempt, Delivery, Event, Plan, Request, Run, State
-from bot.place import Answer, Connect, Identity, Right, Session
+from bot.place import Answer, Connect, Elsewhere, Identity, Right, Session
 from bot.running import MigrationTool
 
 Progress = Callable[[str], Awaitable[None]]
@@ -49,6 +49,9 @@ class Database(Protocol):
 
     def challenge(self) -> AbstractAsyncContextManager[tuple[int, int]]:
         """Hold a random advisory lock in the database itself; whoever sees it in pg_locks is connected to the same one (F14)."""
+
+    async def looked_at(self, lock: tuple[int, int]) -> Elsewhere:
+        """What this database says of itself; `lock` is a challenge that is held in another one."""
 
     async def heads(self, table: str, schema: str | None, query: str | None = None) -> tuple[str, ...]:
         """Rows of the version table, or of the tool's own `query` for them (one column, text), on a connection of our own.

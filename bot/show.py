@@ -214,10 +214,21 @@ def backup(one: Listed) -> str:
     return f"{made}{sha256}{of}" + (f"  can't be used: {line(one.refused)}" if one.refused else "")
 
 
+#: kinds whose sentence needs no thought
+_SAYS = {
+    "approved": "{by} approved as {role}",
+    "address_wanted": "waiting for {provider} to recover {point}\n{guide}\n  backout address RUN --as USER",
+    "address_entered": "{by} entered where it was recovered",
+    "address_failed": "what was recovered could not be dumped: {message}",
+}
+
+
 def event(happened: Event) -> str:
     """A line of progress; empty for what only the journal needs."""
     data = happened.data
     at = f"{happened.at:%H:%M:%S}"
+    if template := _SAYS.get(happened.kind):
+        return f"{at}  " + template.format_map({key: value if key == "guide" else line(value) for key, value in data.items()})
     match happened.kind:
         case "step_started":
             return f"{at}  {data['step']} ..."
@@ -233,8 +244,6 @@ def event(happened: Event) -> str:
             return f"{at}  the plan changed, earlier approvals are void: {line('; '.join(map(str, data.get('what', ()))))}"
         case "asked":
             return f"{at}  waiting for {', '.join(data['roles'])} ({', '.join(data['people']) or 'nobody holds that'})"
-        case "approved":
-            return f"{at}  {data['by']} approved as {data['role']}"
         case "decision_needed":
             choices = "|".join(data.get("options", ("retry", "leave", "escalate")))
             ways = "".join(f"\n  {line(way)}" for way in data.get("ways", ()))

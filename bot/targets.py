@@ -61,12 +61,17 @@ def target(config: Config, name: str, journal_system: str, home: Path) -> Target
         archives=StoredArchives(store, spool), pitr=_pitr(part, where, base, home),
         provider=_provider(part, where),
         platform=_platform(part, where, database, tools.runner.inside),
-        rehearsal=_rehearsal(part, tools, home), enter=enter, elsewhere=lambda connect: PostgresDatabase(target="copy", tool=connect, admin=connect),
+        rehearsal=_rehearsal(part, tools, home), enter=enter, elsewhere=_elsewhere,
         rule=MergeRule(**part.tables.model_dump(), triggers=part.put_back.triggers == "fire"), triggers=part.put_back.triggers == "fire",
         schedules={kind: partial(next_time, text) for kind, text in (("backup", part.backups.schedule), ("drill", part.drill.schedule)) if text},
         verify=part.verify, health=part.health, watch=part.watch, keep=part.backups.keep,
         questions=part.questions, checklist=part.checklist,
     )  # fmt: skip
+
+
+def _elsewhere(connect: Connect) -> Database:
+    other = "template1" if connect.database == "postgres" else "postgres"
+    return PostgresDatabase(target="copy", tool=connect, admin=connect, maintenance_database=other)
 
 
 def _store(part: TargetConfig, where: str, base: Path) -> Store:

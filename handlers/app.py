@@ -21,11 +21,12 @@ from bot.asking import Rollbacks
 from bot.errors import ChatError, Denied, JournalDown, Refusal
 from bot.ports import Clock, Journal
 from handlers import payload
+from handlers.addresses import AddressForm
 from handlers.api import TIMEOUT, RateLimited, Slack
 from handlers.buttons import Buttons, is_mention, is_note
 from handlers.chat import SlackChat
 from handlers.inbox import Inbox, Item
-from handlers.modals import REJECT, REQUEST
+from handlers.modals import ADDRESS, ADDRESS_INPUT, REJECT, REQUEST
 from handlers.payload import ACTION, COMMAND, EVENT, SUBMISSION, Sender
 from handlers.rollback_command import RollbackCommand
 from handlers.text import private
@@ -53,7 +54,8 @@ class SlackApp:
         self._journal = journal
         self._rollbacks = rollbacks
         self._commands = RollbackCommand(slack, chat, journal, rollbacks, targets, command, clock)
-        self._buttons = Buttons(slack, chat, journal, rollbacks)
+        self._form = AddressForm(slack, chat, journal, rollbacks)
+        self._buttons = Buttons(slack, chat, journal, rollbacks, self._form)
         self._inbox = Inbox(journal, clock, self._work, self._tell)
         self._app_token = app_token
         self._team = ""
@@ -86,6 +88,7 @@ class SlackApp:
             await asyncio.gather(self._task, return_exceptions=True)
         if self._socket is not None:
             await self._socket.client.close()  # type: ignore[no-untyped-call]  # the SDK's own gap
+        await self._form.stop()
         await self._inbox.stop()
 
     def reasons(self) -> str | None:
@@ -185,7 +188,10 @@ class SlackApp:
             await ack(_NOT_STORED)
 
     async def _on_submission(self, ack: AsyncAck, body: dict[str, Any]) -> None:
-        if await self._inbox.store(SUBMISSION, body):
+        if body["view"].get("callback_id") == ADDRESS:  # it holds a password: looked at here and now, and stored nowhere
+            said = await self._form.answer(body, self._team)
+            await (ack(response_action="errors", errors={ADDRESS_INPUT: said}) if said else ack())
+        elif await self._inbox.store(SUBMISSION, body):
             await ack()
         else:
             await ack(response_action="errors", errors={"reason": _NOT_STORED})
@@ -252,7 +258,7 @@ class SlackApp:
 
 
 class _NoAddress(logging.Filter):
-    """The socket's address is a secret while it lives, and the client logs it when it can't connect."""
+    """The socket's address is a secret while it lives, and the client logs it when it can't connect. When it debugs, it logs what people type."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         record.msg = re.sub(r"wss?://\S+", "***", record.getMessage())
@@ -262,6 +268,7 @@ class _NoAddress(logging.Filter):
 
 def _socket_log() -> logging.Logger:
     logger = logging.getLogger("handlers.socket")
+    logger.setLevel(logging.INFO)
     if not logger.filters:
         logger.addFilter(_NoAddress())
     return logger

@@ -9,6 +9,7 @@ from bot.errors import ChatError, UsageError
 from bot.model import Person
 from bot.ports import Journal
 from handlers import card, modals, payload
+from handlers.addresses import AddressForm
 from handlers.api import Slack
 from handlers.blocks import BOXES
 from handlers.chat import SlackChat
@@ -24,7 +25,8 @@ _DECISIONS = frozenset({"retry", "restore", "leave", "escalate"})
 class Buttons:
     """Whose button it is, is decided by Rollbacks, which raises Denied; here a press only becomes a call."""
 
-    def __init__(self, slack: Slack, chat: SlackChat, journal: Journal, rollbacks: Rollbacks) -> None:
+    def __init__(self, slack: Slack, chat: SlackChat, journal: Journal, rollbacks: Rollbacks, form: AddressForm) -> None:
+        self._form = form
         self._slack = slack
         self._chat = chat
         self._journal = journal
@@ -51,6 +53,8 @@ class Buttons:
             await self._rollbacks.cancel(run, sender.person)
         elif name == "end_sessions":
             await self._rollbacks.end_sessions(run, sender.person)
+        elif name == modals.ADDRESS:
+            await self._form.open(run, sender)
         elif name in _DECISIONS:
             await self._rollbacks.decide(run, name, sender.person)
         else:

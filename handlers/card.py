@@ -8,9 +8,11 @@ from typing import Any
 
 from bot import words
 from bot.model import ENDS, Plan, State, View
+from bot.rollback.addresses import wanted
 from bot.words import many
 from handlers import copies, story
 from handlers.blocks import BOXES, Block, Message, button, checkboxes, confirm, context, header, is_cut, listing, option, section, within_limits
+from handlers.modals import ADDRESS
 from handlers.sentences import SENTENCES
 from handlers.text import clean, code, safe, when
 
@@ -217,6 +219,14 @@ def _buttons(view: View) -> list[Block]:
     return [{"type": "actions", "block_id": f"backout:{run.id}", "elements": elements}] if elements else []
 
 
+def _address(view: View) -> list[Block]:
+    """For whoever knows where the provider recovered it."""
+    if wanted(view.run) is None:
+        return []
+    element = button("Enter the address", ADDRESS, f"{view.run.id}:", style="primary")
+    return [{"type": "actions", "block_id": f"address:{view.run.id}", "elements": [element]}]
+
+
 def _in_the_way(view: View) -> list[Block]:
     """The sessions for which the failed step waited, and a way to end them."""
     run = view.run
@@ -247,7 +257,7 @@ def _by_hand(view: View) -> list[Block]:
 #: What a person needs first stands first; what is only looked up stands below the buttons.
 _ORDER: Mapping[State, Sequence[Callable[[View], list[Block]]]] = {
     State.PLANNING: (_asking, _buttons),
-    State.REHEARSING: (_buttons, _steps, _asking, _remarks, _what, _ticks),
+    State.REHEARSING: (_address, _buttons, _steps, _asking, _remarks, _what, _ticks),
     State.AWAITING_APPROVAL: (_remarks, _what, _showed, _better_way, _seats, _asking, _advice, _buttons, _other_ways, _details, _steps, _ticks),
     State.RUNNING: (_steps, _buttons, _seats, _asking, _what),
     State.NEEDS_DECISION: (_ways_out, _buttons, _in_the_way, _by_hand, _steps, _seats, _asking, _what),

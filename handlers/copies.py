@@ -76,7 +76,11 @@ def tried(plan: Plan, at: str) -> str:
 def showed(plan: Plan) -> list[str]:
     """What the look found, a line each."""
     found = plan.rehearsal
-    return [f"• {safe(each, 200)}" for each in found.findings] if found is not None and found.done else []
+    if found is None or not found.done:
+        return []
+    more = f" and {len(found.partial) - 1} more, below" if len(found.partial) > 1 else ""
+    doubts = [f"• with reservations: {safe(found.partial[0], 200)}{more}"] if found.partial else []
+    return [*doubts, *(f"• {safe(each, 200)}" for each in found.findings)]
 
 
 def expected(plan: Plan) -> str:

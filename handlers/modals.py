@@ -1,4 +1,4 @@
-"""The two forms: what is missing from a request, and why somebody rejects."""
+"""The forms: what is missing from a request, why somebody rejects, where a provider recovered a server."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from handlers.blocks import Block, context, mrkdwn, option, plain
 
 REQUEST = "backout_request"
 REJECT = "backout_reject"
+ADDRESS = "backout_address"
+ADDRESS_INPUT = "address"
 
 
 #: the form's title, what the revision is, and an example; by verb
@@ -56,6 +58,26 @@ def reject(run: str, digest: str, context_: Mapping[str, Any]) -> Block:
         "blocks": [
             _input("reason", "Why not", _line("reason", None, "Fix forward is on its way", 1000)),
             {"type": "section", "text": mrkdwn("This ends the run. Nothing in the database is changed.")},
+        ],
+    }
+
+
+def address(run: str, context_: Mapping[str, Any]) -> Block:
+    """Asks where a recovered server is. Slack has no input that hides what is typed."""
+    return {
+        "type": "modal",
+        "callback_id": ADDRESS,
+        "title": plain("The recovered server", 24),
+        "submit": plain("Look at it", 24),
+        "close": plain("Not yet", 24),
+        "private_metadata": json.dumps({**context_, "run": run}),
+        "blocks": [
+            _input(ADDRESS_INPUT, "Its address", _line(ADDRESS_INPUT, None, "postgresql://user:password@host:5432/shop", 1000)),
+            context(
+                "It is looked at before it is taken: it must not be production, and its version table must be there. "
+                "Backout holds the address in memory alone: it is not stored, shown, logged or journaled. Slack itself can't hide what you type, "
+                "so give it a password of its own, and drop that afterwards."
+            ),
         ],
     }
 

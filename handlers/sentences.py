@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from bot.evidence import PutBack
 from bot.model import State, View
+from bot.moment import told
+from bot.rollback.addresses import wanted
 from bot.words import many, span
 from handlers import story
 from handlers.text import code, safe, when
@@ -26,6 +28,13 @@ def _planning(view: View) -> str:
 
 def _rehearsing(view: View) -> str:
     plan, doing = view.run.plan, _doing(view)
+    if plan and (waits := wanted(view.run)):
+        at = safe(told(datetime.fromisoformat(plan.point or "")), 60)
+        return (
+            f"*Waiting for {safe(waits.provider, 60)}:* recover {code(view.run.target, 60)} to {at}, then enter the new address. "
+            f"The thread says how; it waits until {when(waits.until)}.\n"
+            "Production is not touched, and nobody is asked before what was recovered is looked at."
+        )
     tries = f"\nIt tries to {story.undoing(plan)}. Nobody is asked before that is done." if plan else ""
     far = f" Step {doing[0]} of {len(view.steps)}: {doing[2] or doing[1]}." if doing else ""
     return f"*Trying it on a copy.* Production is not touched.{far}{tries}"

@@ -84,6 +84,25 @@ def _refused(view: View, event: Event) -> Message | None:
     return Message(f"*Refused* ({code(event.data.get('code', ''))}). {_of(event, 'message', 800)}\n*Next:* {_of(event, 'next', 500)}")
 
 
+def _address_wanted(view: View, event: Event) -> Message:
+    """What to do at the provider's: here where it is short, and as a file in any case."""
+    guide = str(event.data.get("guide") or "")
+    until = f" It waits until {when(event.data['until'])}." if event.data.get("until") else ""
+    what = f"{code(view.run.target, 60)} to *{_of(event, 'point', 60)}*, beside the present one"
+    text = f"{_by(event)}: {_of(event, 'provider', 60)} has to recover {what}."
+    shown = f"\n{fenced(guide, 1500)}" if len(guide) <= 1500 else " The file says how."
+    end = f"\nThen press *Enter the address* on the card.{until}"
+    return Message(f"{text}{shown}{end}", files=((f"recovery-{view.run.id}.txt", f"{guide}\n"),))
+
+
+def _address_entered(view: View, event: Event) -> Message:
+    return Message(f"{_by(event)} entered where it was recovered. It is dumped, restored elsewhere and looked at; the address is kept nowhere.")
+
+
+def _address_failed(view: View, event: Event) -> Message:
+    return Message(f"✗ *What was recovered could not be dumped.* {_of(event, 'message', 800)} Mend that, then enter the address again.")
+
+
 def _asked(view: View, event: Event) -> Message:
     asked = tuple(str(each) for each in event.data.get("people", ()))
     roles = ", ".join(story.title(view, role) for role in event.data.get("roles", ()))
@@ -261,6 +280,9 @@ _SAYS: Mapping[str, Callable[[View, Event], Message | None]] = {
     "planned": _planned,
     "rehearsed": _rehearsed,
     "refused": _refused,
+    "address_wanted": _address_wanted,
+    "address_entered": _address_entered,
+    "address_failed": _address_failed,
     "asked": _asked,
     "escalated": _escalated,
     "approved": _approved,

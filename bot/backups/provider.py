@@ -17,6 +17,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from bot.evidence import Listed
 from bot.moment import told
+from bot.values import Duration
 
 _EARLIER = dt.timedelta(minutes=5)
 
@@ -66,10 +67,11 @@ def _zone(value: str) -> str:
 
 
 class Zoned(BaseModel):
-    """The name of the people's own clocks."""
+    """The people's own clocks, and how long they get."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, validate_default=True)
     zone: Annotated[str, AfterValidator(_zone)] = Field("UTC", description="your own time zone, such as Europe/Berlin, for tickets")
+    within: Duration = Field("12h", le=dt.timedelta(days=1), description="how long a run waits for the recovered server's address")  # type: ignore[assignment]  # as in the file
 
 
 class GuidedProvider:
@@ -81,6 +83,7 @@ class GuidedProvider:
 
     def __init__(self, settings: Settings) -> None:
         self.kind: str = settings.kind
+        self.within = settings.within
         self._settings = settings
 
     async def backups(self) -> tuple[Listed, ...]:
@@ -152,7 +155,7 @@ def _then(asked: Asked) -> tuple[str, ...]:
     return (
         f"Connect to the new instance and look at the newest rows: nothing in it may be after {told(asked.moment)}.",
         "Read the revision there: it must be the one from before the migration.",
-        "Give Backout the new URL. It verifies it like every other way back, before anything is switched.",
+        "Enter its address on the run's card, or with backout address, as postgresql://USER:PASSWORD@HOST:PORT/DATABASE.",
         f"Keep {asked.instance} until the post-mortem is written.",
     )
 

@@ -33,6 +33,7 @@ class RailwayBackups:
 
     def __init__(self, settings: Settings, railway: Railway | None = None) -> None:
         self._settings, self._railway = settings, railway or Railway(settings)
+        self.within = settings.within
 
     async def backups(self) -> tuple[Listed, ...]:
         async with self._railway.open() as api:

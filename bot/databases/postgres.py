@@ -23,6 +23,7 @@ from bot.databases import (
     clone,
     csv_rows,
     difference,
+    elsewhere,
     hypertables,
     merge_tables,
     put_back,
@@ -41,7 +42,7 @@ from bot.errors import ConfigError, OutcomeUnknown, Refusal, StepFailed
 from bot.evidence import Archive, BackupFile, Loss, Part, PutBack, Snapshot, Touched
 from bot.keeping import ArchiveSink, ArchiveSource, Work
 from bot.merges import Compared, Merged, MergeRule
-from bot.place import Answer, Connect, Identity, Right, Session
+from bot.place import Answer, Connect, Elsewhere, Identity, Right, Session
 from bot.ports import Progress
 
 ROWS = 100  # shown of a verification query's answer
@@ -164,6 +165,9 @@ class PostgresDatabase:
         async with connected(self.admin, CATALOG) as session:
             await session.fetchval("SELECT pg_advisory_lock($1::int4, $2::int4)", first, second)
             yield first, second
+
+    async def looked_at(self, lock: tuple[int, int]) -> Elsewhere:
+        return await elsewhere.looked_at(self.admin, lock)
 
     # ------------------------------------------------------------------ what is in it
 

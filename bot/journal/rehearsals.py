@@ -8,7 +8,10 @@ from bot.errors import Refusal
 from bot.journal.pooled import Connection
 
 _KEY = 0x0BAC_0F3  # of the lock under which two requests of one instant are looked at one after the other
-_BUSY = "select id, target from backout.runs where state = 'rehearsing' and id <> $1 and plan->'identity'->>'system' = $2 limit 1"
+#: one that waits for a provider takes nothing from the server, and may wait for hours
+_BUSY = """
+select id, target from backout.runs where state = 'rehearsing' and id <> $1 and plan->'identity'->>'system' = $2
+  and not coalesce(plan->'rehearse'->0->'params' ? 'provider', false) limit 1"""
 #: a plan without a digest is one that is to be rehearsed
 _LAST = """
 select max(e.at) from backout.events e join backout.runs r on r.id = e.run

@@ -95,6 +95,12 @@ class Authority:
         if by.id != run.request.by.id:
             await self._must_hold(run, by, "cancel it")
 
+    async def enter(self, run: Run, by: Person) -> None:
+        """Where a provider recovered it."""
+        self._standing(run, State.REHEARSING, "enter")
+        if by.id != run.request.by.id:
+            await self._must_hold(run, by, "enter it")
+
     async def decide(self, run: Run, by: Person) -> None:
         self._standing(run, State.NEEDS_DECISION, "decide about")
         await self._must_hold(run, by, "decide")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import re
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -21,6 +22,9 @@ from bot.rollback.plan_copies import UNKNOWN
 from bot.steps.restore_point import is_clone
 
 _COPY = "backout_copy"
+_PROGRAMS = ("function ", "trigger ", "rule ", "view ", "materialized view ", "policy ")
+_OWNER = re.compile(r"^owner [^;]*; ")
+_NAMED = 5
 
 
 async def copy_tried(world: World) -> Rehearsal:
@@ -30,7 +34,7 @@ async def copy_tried(world: World) -> Rehearsal:
         return Rehearsal(done=False, why="the plan names no copy")
     if is_clone(source):
         return await within(world, lambda: _where_it_lies(world, source))
-    return await within(world, lambda: _restored(world, source))
+    return await within(world, lambda: restored(world, source))
 
 
 async def instant_tried(world: World) -> Rehearsal:
@@ -87,7 +91,8 @@ async def _where_it_lies(world: World, source: BackupFile) -> Rehearsal:
     return found.model_copy(update={"loss": lost})
 
 
-async def _restored(world: World, source: BackupFile) -> Rehearsal:
+async def restored(world: World, source: BackupFile) -> Rehearsal:
+    """Restored elsewhere and looked at. Raises Refusal (copy_condemned, rehearsal_impossible)."""
     scratches = world.target.rehearsal.where
     if scratches is None:
         return Rehearsal(done=False, why=world.target.rehearsal.why_not)
@@ -105,22 +110,25 @@ async def _restored(world: World, source: BackupFile) -> Rehearsal:
         if not source.foreign:
             await world.journal.prove_backup(world.target.name, source.name)
         cut = await scratch.cut_off(_COPY)
-        found = await _looked(world, scratch.at(_COPY)[0], scratch.says)
+        found = await _looked(world, scratch.at(_COPY)[0], scratch.says, foreign=source.foreign)
         if source.foreign:
             found = await _adopted(world, scratch.superuser(_COPY), found)
-        partial = (*scratch.partial, *(f"not restored: {each}" for each in ignored), *cut)
+        partial = (*found.partial, *scratch.partial, *(f"not restored: {each}" for each in ignored), *cut)
     return found.model_copy(update={"partial": partial, "seconds": {"restore": took}, "size": source.size})
 
 
 async def _adopted(world: World, copy: Connect, found: Rehearsal) -> Rehearsal:
-    """What others made comes back as a dump of ours, made of the copy that was looked at: nothing of theirs ever runs in production."""
+    """What others made comes back as a dump of ours, made of the copy that was looked at: no program of theirs is fed to production.
+
+    What its schema defines comes along, which `_code` names.
+    """
     await world.progress("dumping what was restored")
     file = await world.target.backup.of(copy).take(f"{world.target.name}-{world.run}-adopted.dump", world)
     await world.journal.keep_backup(world.target.name, world.run, found.stands, file, world.clock.now() + world.target.keep)
     return found.model_copy(update={"backup": file})
 
 
-async def _looked(world: World, copy: Database, where: str) -> Rehearsal:
+async def _looked(world: World, copy: Database, where: str, *, foreign: bool = False) -> Rehearsal:
     """Its revision, its rows beside production's, and the target's own queries. Raises Refusal(copy_condemned)."""
     plan = world.plan
     await world.progress("looking at the copy")
@@ -135,7 +143,10 @@ async def _looked(world: World, copy: Database, where: str) -> Rehearsal:
         findings += [f"{name} is a hypertable now, and a plain table in it" for name in sorted(cut) if f"table {name}" in seen.objects]
     gone = tuple(_gone(production, seen, plan.versions))
     rows = seen.counts if plan.way.in_place else {}
-    return Rehearsal(done=True, server=where, stands=stands, one_transaction=True, loss=gone, findings=tuple(findings), rows=rows)
+    doubts = tuple(_code(production, seen)) if foreign else ()
+    return Rehearsal(
+        done=True, server=where, stands=stands, one_transaction=True, loss=gone, findings=tuple(findings), rows=rows, partial=doubts
+    )  # fmt: skip
 
 
 async def _answers(world: World, copy: Database) -> list[str]:
@@ -153,6 +164,17 @@ async def _answers(world: World, copy: Database) -> list[str]:
             )
         found.append(f"{one.name}: {judged['after'] or judged['says']}")
     return found
+
+
+def _code(production: Snapshot, copy: Snapshot) -> list[str]:
+    """What of a stranger's copy is a program, and no program of production's: once it is restored there it runs, some of it at once."""
+    new = sorted(
+        name for name, text in copy.objects.items()
+        if (name.startswith(_PROGRAMS) or (name.startswith("constraint ") and text.startswith("CHECK")))
+        and _OWNER.sub("", production.objects.get(name, "")) != _OWNER.sub("", text)
+    )  # fmt: skip
+    more = f" and {len(new) - _NAMED} more" if len(new) > _NAMED else ""
+    return [f"it brings code that production does not have, read it before you approve: {', '.join(new[:_NAMED])}{more}"] if new else []
 
 
 def _gone(production: Snapshot, copy: Snapshot, versions: str) -> list[Loss]:

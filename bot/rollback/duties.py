@@ -108,7 +108,7 @@ class Duties:
         work = await self._work(target, plan)
         if sample.wanted(work):
             return _told(await rehearse(work), "Sampled rows, since it is too large to be restored whole.")
-        newest = next((one for one in await self._journal.backups(target.name) if one["file"].format == "custom"), None)
+        newest = next((one for one in await self._journal.backups(target.name) if one["file"].format == "custom" and not one["file"].foreign), None)
         if newest is None:
             raise StepFailed("There is no backup to restore. Write backups.schedule, or make one with a run.")
         file: BackupFile = newest["file"]
@@ -128,7 +128,7 @@ class Duties:
         return _Unasked(
             target=target, plan=plan, run=name, step="rehearse", attempt=1, earlier={}, former=(), journal=self._journal, clock=self._clock,
             web=_NONE, replan=_never, verification=_never, health=_never, health_now=_never, counted_again=_never, rehearsal=_never,
-            copy_tried=_never, instant_tried=_never, tables_tried=_never, stamp_tried=_never, changed=_never, rehearsing=True,
+            copy_tried=_never, instant_tried=_never, address=_never, tables_tried=_never, stamp_tried=_never, changed=_never, rehearsing=True,
         )  # fmt: skip
 
 

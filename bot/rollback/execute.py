@@ -16,10 +16,12 @@ from bot import durable
 from bot.durable import Evidence, Happened, OnCrash, PlanChanged, Step, TargetParts, World
 from bot.errors import BackoutError, FenceLost, JournalDown, OutcomeUnknown, Refusal, StepFailed, TransitionRefused
 from bot.model import Attempt, AttemptState, Plan, Run, State
+from bot.place import Connect
 from bot.ports import Chat, Clock, Fence, Journal, Web
-from bot.rollback import copies, hold, plan_copies, rehearse, try_stamp, try_tables, verify
+from bot.rollback import copies, hold, provider_copies, rehearse, try_stamp, try_tables, verify
+from bot.rollback.addresses import Addresses
+from bot.rollback.position import decisions, noted, stopped, to_the_end, wanted
 from bot.steps import STEPS
-from bot.steps.replace import dropped
 
 log = logging.getLogger(__name__)
 
@@ -43,10 +45,11 @@ class Executor:
         void: Callable[[Run, PlanChanged], Awaitable[None]],
         gave_up: Callable[[Run], Awaitable[None]],
         ways: Callable[[Run], Awaitable[list[str]]],
+        addresses: Addresses,
     ) -> None:
         self._journal, self._chat, self._clock, self._web = journal, chat, clock, web
         self._replan, self._void, self._gave_up = replan, void, gave_up
-        self._ways = ways
+        self._ways, self._addresses = ways, addresses
         self._fences: dict[str, tuple[AsyncExitStack, Fence]] = {}
         self._bodies: set[asyncio.Task[Ended]] = set()
 
@@ -58,7 +61,7 @@ class Executor:
         if left is not None:  # first of all, also when the run was cancelled meanwhile
             await self._interrupted(run, STEPS[left.step], left, target)
             return True
-        steps = _to_the_end(run) if run.ending else [STEPS[planned.name] for planned in run.plan.steps]
+        steps = to_the_end(run) if run.ending else [STEPS[planned.name] for planned in run.plan.steps]
         for step in steps:
             last = run.last_attempt(step.name)
             if last is None:
@@ -122,14 +125,14 @@ class Executor:
         if step.on_crash is OnCrash.PROBE:
             await self._settle(run, step, last, target, asked=False)
             return
-        again = "it is done again" if _wanted(run, step) else "the run was cancelled, so it is not done again"
+        again = "it is done again" if wanted(run, step) else "the run was cancelled, so it is not done again"
         note = f"interrupted; {again if step.on_crash is OnCrash.RERUN else 'nobody can say whether it happened'}"
         trouble = await self._end_backends(run, step, target)
         await self._journal.record(run.id, "interrupted", step=step.name, attempt=last.attempt, message=trouble or note)
         await self._close(run, last, AttemptState.UNKNOWN, trouble or note)
         if trouble or step.on_crash is OnCrash.ASK:
             await self._ask(run, step, trouble or note)
-        elif _wanted(run, step):
+        elif wanted(run, step):
             await self._begin(run, step, target)
 
     async def _settle(self, run: Run, step: Step, last: Attempt, target: TargetParts, *, asked: bool) -> bool:
@@ -145,7 +148,7 @@ class Executor:
                 await self._close(run, last, AttemptState.DONE, f"{summary} (found after an interruption)", facts)
         elif happened is Happened.NO:
             await self._close(run, last, AttemptState.FAILED, f"interrupted; {summary}", facts)
-            if _wanted(run, step):
+            if wanted(run, step):
                 await self._begin(run, step, target)
         else:
             await self._close(run, last, AttemptState.UNKNOWN, f"interrupted; {summary}", facts)
@@ -306,6 +309,9 @@ class Executor:
         async def changed() -> None:
             await self._chat.changed(run.id)
 
+        async def address() -> Connect:
+            return await self._addresses.of(run.id)
+
         world = World(
             target=target,
             plan=plan,
@@ -324,13 +330,14 @@ class Executor:
             counted_again=counted_again,
             rehearsal=rehearse.rehearse,
             copy_tried=copies.copy_tried,
-            instant_tried=copies.instant_tried,
+            instant_tried=provider_copies.instant_tried,
+            address=address,
             tables_tried=try_tables.tables_tried,
             stamp_tried=try_stamp.stamp_tried,
             changed=changed,
             rehearsing=run.state is State.REHEARSING,
             leaving=run.ending is not None,
-            stopped=_noted(run),
+            stopped=noted(run),
         )
         connect = await target.platform.entrance(world) if stopped(run) and step.name != "start_writers" else None
         if connect is not None:
@@ -357,42 +364,7 @@ class Executor:
 
     async def _ask(self, run: Run, step: Step, why: str) -> None:
         await self._journal.move(
-            run.id, State.NEEDS_DECISION, "decision_needed", step=step.name, why=why, options=_options(run), ways=await self._ways(run)
+            run.id, State.NEEDS_DECISION, "decision_needed", step=step.name, why=why, options=decisions(run), ways=await self._ways(run)
         )
         await self._chat.changed(run.id)
         await self._gave_up(await self._journal.run(run.id))
-
-
-def stopped(run: Run) -> bool:
-    """Writers are stopped, or may be, and were not started since, in whatever round."""
-    steps = [a.step for a in run.attempts if a.step == "stop_writers" or (a.step == "start_writers" and a.state is AttemptState.DONE)]
-    return bool(steps) and steps[-1] == "stop_writers"
-
-
-def _options(run: Run) -> list[str]:
-    """What a person can decide now. Going back is no way out of a failed start: the database is as it was planned."""
-    ready = plan_copies.way_back(run) is not None and run.last_attempt("start_writers") is None
-    return ["retry", *(["restore"] if ready else []), "leave", "escalate"]
-
-
-def _noted(run: Run) -> dict[str, object]:
-    """What was written down of the writers since they were last started, in whatever round."""
-    noted: dict[str, object] = {}
-    for attempt in run.attempts:
-        if attempt.step == "stop_writers":
-            noted |= attempt.facts
-        elif attempt.step == "start_writers" and attempt.state is AttemptState.DONE:
-            noted = {}
-    return noted
-
-
-def _wanted(run: Run, step: Step) -> bool:
-    """A run that heads for its end does nothing more but start the writers, unless there is no database."""
-    return run.ending is None or step in _to_the_end(run)
-
-
-def _to_the_end(run: Run) -> list[Step]:
-    """Cancelled when the database was dropped, the copy is brought into its place first; a person who chose Leave wants it as it is."""
-    last = run.last_attempt("replace")
-    half = run.ending is State.ABORTED and last is not None and dropped(run) is not None
-    return [*([STEPS["replace"]] if half else []), STEPS["start_writers"]]

@@ -19,7 +19,8 @@ from bot.ports import Chat, Clock, Engine, Journal, Web
 from bot.rollback import hold, plan_copies, plan_in_place, report, retention
 from bot.rollback import plan as planning
 from bot.rollback.approve import Authority
-from bot.rollback.execute import Executor, stopped
+from bot.rollback.execute import Executor
+from bot.rollback.position import stopped
 from bot.rollback.verbs import Verbs
 from bot.rollback.ways_out import ways_out
 from bot.strategy import ON_A_COPY, Strategy
@@ -48,8 +49,9 @@ class Rollbacks(Verbs):
     ) -> None:
         super().__init__(targets, journal, engine, chat, authority, clock, command=command)
         self._executor = Executor(
-            journal, chat, clock, web, replan=self._replan, void=self._void, gave_up=authority.too_many_failures, ways=self._ways
-        )
+            journal, chat, clock, web, replan=self._replan, void=self._void, gave_up=authority.too_many_failures, ways=self._ways,
+            addresses=self._addresses,
+        )  # fmt: skip
         self.draining = asyncio.Event()
         self._busy = 0
         self._quiet = asyncio.Event()
@@ -81,9 +83,10 @@ class Rollbacks(Verbs):
     async def leave(self) -> None:
         """No new work; what runs gets 30 s, then it is ended where it works and the next start finds out what became of it."""
         self.draining.set()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_GRACE):
-                await self._quiet.wait()
+        if self._busy > self._addresses.waiting:  # who only waits for a person need not be waited for
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_GRACE):
+                    await self._quiet.wait()
         await self._executor.stop()
         for target in self.targets.values():
             with suppress(JournalDown):  # the next start cleans

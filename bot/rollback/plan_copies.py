@@ -4,6 +4,7 @@ which is kept beside it under another name; nothing is destroyed before a rule o
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
@@ -37,22 +38,19 @@ async def restore(target: TargetParts, rev: str, journal: Journal, command: str)
 
 async def pitr(target: TargetParts, rev: str, journal: Journal, command: str) -> Plan:
     """TIME is an instant with its zone. What it leads to is only known when it was recovered, which is the trial. Raises Refusal."""
-    if target.pitr is None and target.provider is not None:
-        asked = parse_moment(rev)
-        raise Refusal(
-            "provider_recovers", f"Nothing of {target.name} is archived where Backout could recover {told(asked)}: {target.provider.kind} has to.",
-            target.provider.recovery(target.database.tool.database, asked),
-        )  # fmt: skip
-    if target.pitr is None:
+    if target.pitr is None and target.provider is None:
         raise Refusal(
             "no_point_in_time", f"{target.name} has no archive to recover an instant from.",
-            f"Name one under targets.{target.name}.backups.pitr, or restore a backup: {command} backups {target.name}.",
+            f"Name one under targets.{target.name}.backups.pitr, or who recovers it under backups.provider, or restore a backup: "
+            f"{command} backups {target.name}.",
         )  # fmt: skip
     if target.rehearsal.where is None:
         raise Refusal(
             "no_point_in_time", f"An instant is recovered on a server beside, and {target.rehearsal.why_not}", "Allow it under rehearsal.server."
         )
     point = parse_moment(rev)
+    if target.pitr is None:
+        return await _by_the_provider(target, journal, point)
     covered = await target.pitr.window()
     if not covered.since <= point < covered.until:
         raise Refusal(
@@ -62,6 +60,22 @@ async def pitr(target: TargetParts, rev: str, journal: Journal, command: str) ->
     plan = await _plan(target, journal, None, UNKNOWN, "pitr", f"what it was at {told(point)}")
     known = f"What is archived reaches from {told(covered.since)} to {told(covered.until)}."
     return plan.model_copy(update={"point": point.isoformat(), "remarks": (*plan.remarks, known)})
+
+
+async def _by_the_provider(target: TargetParts, journal: Journal, point: dt.datetime) -> Plan:
+    """Nothing is archived where Backout could recover it. What is in the future, is by the clock of the database. Raises Refusal."""
+    provider = target.provider
+    if provider is None:
+        raise Refusal("no_point_in_time", f"{target.name} has no provider who could recover an instant.", "Name one under backups.provider.")
+    plan = await _plan(target, journal, None, UNKNOWN, "pitr", f"what it was at {told(point)}")
+    ((asked,),) = (await target.database.ask("SELECT pg_catalog.clock_timestamp()")).rows
+    now = dt.datetime.fromisoformat(asked).replace(microsecond=0)
+    if point >= now:
+        raise Refusal("pitr_in_the_future", f"{told(point)} is in the future; it is {told(now)}.", "Choose an instant that is over.")
+    hours = provider.within.total_seconds() / 3600
+    said = f"{provider.kind} recovers it, as a person asks them to. Backout waits up to {hours:g} h for the address, and looks before it asks."
+    step = PlanStep(name="recover", params={"provider": provider.kind})
+    return plan.model_copy(update={"point": point.isoformat(), "rehearse": (step,), "remarks": (*plan.remarks, said)})
 
 
 async def instead(target: TargetParts, run: Run, by: str) -> Plan:

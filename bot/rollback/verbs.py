@@ -10,13 +10,13 @@ from bot.durable import TargetParts
 from bot.errors import Denied, Refusal, StepFailed, TransitionRefused
 from bot.evidence import Duty, Listed
 from bot.model import ENDS, OPEN, Alarm, AttemptState, Person, Plan, Request, Run, State, View
-from bot.place import Right
+from bot.place import Connect, Right
 from bot.ports import Chat, Clock, Engine, Journal
+from bot.rollback import addresses, plan_copies, report, views
 from bot.rollback import plan as planning
-from bot.rollback import plan_copies, report, views
 from bot.rollback.approve import Authority
-from bot.rollback.execute import stopped
 from bot.rollback.listing import listed
+from bot.rollback.position import stopped
 from bot.strategy import Strategy
 
 _ALPHABET = "23456789abcdefghjkmnpqrstuvwxyz"  # nothing that is read for something else at 3 a.m.
@@ -31,6 +31,7 @@ class Verbs:
     ) -> None:
         self.targets, self._journal, self._engine, self._chat = targets, journal, engine, chat
         self._authority, self._clock, self._command = authority, clock, command
+        self._addresses = addresses.Addresses()
 
     # ------------------------------------------------------------------ what people ask for
 
@@ -119,6 +120,32 @@ class Verbs:
         await self._journal.record(run, "sessions_ended", by=by.id, sessions=told)
         await self._chat.changed(run)
 
+    async def may_enter(self, run: str, by: Person) -> None:
+        now = await self._journal.run(run)
+        await self._attempt(now, by, "address", self._authority.enter(now, by))
+        if addresses.wanted(now) is None:
+            raise Denied("This run does not wait for an address now.")
+
+    async def enter(self, run: str, address: str, by: Person) -> None:
+        now = await self._journal.run(run)
+        await self._attempt(now, by, "address", self._authority.enter(now, by))
+        if now.plan is None or not await self._addresses.expected(run):
+            raise _nobody_waits(await self._journal.run(run))
+        try:
+            where = addresses.parsed(address)
+            await addresses.examined(self._target(now.target), now.plan, where)
+        except (Refusal, StepFailed) as error:  # the journal gets the code alone: the words may hold parts of the address
+            await self._journal.record(run, "address_refused", by=by.id, code=error.code if isinstance(error, Refusal) else "address_unfit")
+            raise error if isinstance(error, Refusal) else _not_read(error, where) from None
+        now = await self._journal.run(run)
+        await self._attempt(now, by, "address", self._authority.enter(now, by))
+        if last := now.last_attempt(addresses.STEP):
+            await self._journal.remember(run, last.step, last.attempt, {addresses.FACT: None})
+        if not self._addresses.give(run, where):
+            raise Denied("Somebody else entered an address in the same moment, or the run ended.")
+        await self._journal.record(run, "address_entered", by=by.id)
+        await self._chat.changed(run)
+
     async def note(self, run: str, text: str, by: Person) -> None:
         await self._journal.record(run, "note", by=by.id, text=text, at=self._clock.now().isoformat())
         await self._chat.changed(run)
@@ -200,3 +227,16 @@ class Verbs:
         if name not in self.targets:
             raise Refusal("unknown_target", f"There is no target {name[:40]!r}.", f"Known: {', '.join(sorted(self.targets))}.")
         return self.targets[name]
+
+
+def _nobody_waits(run: Run) -> Denied | Refusal:
+    if addresses.wanted(run) is None:
+        return Denied("This run does not wait for an address now.")
+    return Refusal(
+        "address_elsewhere", "Another process carries this run, and an address is never written down where both could read it.",
+        "Enter it on the card, or at the command line where that process runs.",
+    )  # fmt: skip
+
+
+def _not_read(error: StepFailed, where: Connect) -> Refusal:
+    return Refusal("address_unfit", f"That server can't be read: {addresses.concealed(error.message, where)}", "Mend that, then enter it again.")

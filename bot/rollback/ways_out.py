@@ -71,6 +71,8 @@ async def _backups(target: TargetParts, run: Run, journal: Journal, command: str
 
 
 async def _instants(target: TargetParts, command: str) -> list[str]:
+    if target.pitr is None and target.provider is not None:
+        return [f"{command} pitr {target.name} TIME (a run of its own, after Leave): {target.provider.kind} recovers the instant beside."]
     if target.pitr is None:
         return []
     try:

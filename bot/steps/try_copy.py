@@ -13,9 +13,12 @@ async def try_copy(world: World) -> Evidence:
     return _told(await world.copy_tried(world))
 
 
-@step(on_crash=OnCrash.RERUN, timeout=dt.timedelta(hours=12), destructive=False, says="recover the instant beside, and look at it")
+@step(on_crash=OnCrash.RERUN, timeout=dt.timedelta(hours=48), destructive=False, says="recover the instant beside, and look at it")
 async def recover(world: World) -> Evidence:
-    """What was recovered is dumped: from then on it is a backup like any other. It begins again after a crash."""
+    """What was recovered is dumped: from then on it is a backup like any other. It begins again after a crash.
+
+    A provider is waited for up to a day (backups.provider.within), which is part of the time.
+    """
     return _told(await world.instant_tried(world))
 
 

@@ -63,6 +63,8 @@ RUN_ELSEWHERE = {
         "tables orders,ratings from",
     ),
     'backout pitr shop 2026-01-17T10:00:00Z --as U0DEV --reason "a script deleted them" --sev critical': ("tests/scenario/test_pitr.py", "pitr {"),
+    "backout address --as U0DEV": ("tests/scenario/test_provider.py", '"address", "--as"'),
+    "backout address r4k2m9 --as U0DEV": ("tests/scenario/test_provider.py", '"address", "--as"'),
     'backout stamp shop 0004 --as U0DEV --reason "the restored copy has no version table" --sev high': (
         "tests/scenario/test_stamp.py",
         '"stamp", "shop"',

@@ -264,6 +264,7 @@ async def refused_rehearsal(journal: PostgresJournal, run: str, by: str, *, syst
     """Another target's request; the code with which its rehearsal is refused, or nothing."""
     await journal.create(run, REQUEST.model_copy(update={"target": run, "by": Person(id=by)}))
     plan = PLAN.model_copy(update={"identity": PLAN.identity.model_copy(update={"system": system})})
+    plan = plan.model_copy(update={"rehearse": (PlanStep(name="recover", params={"provider": "azure"}),)}) if by == "U0WAITS" else plan
     try:
         await journal.store_plan(run, plan, unless_since=SystemClock().now() - dt.timedelta(seconds=since))
     except Refusal as refusal:
@@ -280,6 +281,11 @@ async def test_one_rehearsal_at_a_time_for_each_server_and_one_in_a_while_for_ea
     await journal.store_evidence("r1", PLAN, ["dba"])
     assert await refused_rehearsal(journal, "r5", "U0LEAD") == "", "the first one has ended"
     assert await refused_rehearsal(journal, "r6", "U0DEV", system="3", since=0) == "", "long enough ago"
+
+
+async def test_who_waits_for_a_provider_is_in_nobodys_way(journal: PostgresJournal) -> None:
+    assert await refused_rehearsal(journal, "r1", "U0WAITS") == ""
+    assert await refused_rehearsal(journal, "r2", "U0DBA") == "", "it may wait for hours"
 
 
 async def test_of_two_that_would_begin_at_once_one_does(journal: PostgresJournal) -> None:

@@ -424,6 +424,8 @@ async def test_the_providers_backups_are_listed_with_their_retention_and_what_on
     await bot.ask("restore b29 sev critical because the data is wrong")
     assert "Backups, Restore, then Deploy" in await bot.told("U0DEV", "provider_restores")
     await bot.ask("pitr 2026-11-28T20:48:28Z sev critical because of a wrong delete")
-    said = await bot.told("U0DEV", "provider_recovers")
+    await bot.until(lambda: "Waiting for railway" in str(bot.card()), what="waiting for Railway")
+    await bot.until(lambda: [file for file in bot.slack.files() if file.name.startswith("recovery-")], what="told what to do")
+    said = next(file.text for file in bot.slack.files() if file.name.startswith("recovery-"))
     assert "2026-11-28 21:48:28 +01:00 (Europe/Berlin)" in said
     assert "Restore to this moment, 2026-11-28T20:48:28Z" in said

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from bot.evidence import Locked, Loss, LossClass, Rehearsal
-from bot.model import AttemptState, SeatView, State, StepView, View
+from bot.model import AttemptState, PlanStep, SeatView, State, StepView, View
 from tests.unit.slack_parts import DIGEST, SCORE, STEPS_OF, archive, attempt, plan, proven, reapply, rehearsal, steps, view
 
 Events = list[tuple[str, dict[str, Any]]]
@@ -76,9 +76,22 @@ def sampled() -> View:
     return view(plan=made.model_copy(update={"options": (first, *made.options[1:])}), events=TRIED)
 
 
+def waiting() -> View:
+    step = PlanStep(name="recover", params={"provider": "aws-rds"})
+    said = "aws-rds recovers it, as a person asks them to. Backout waits up to 12 h for the address, and looks before it asks."
+    made = plan(strategy="pitr", to="unknown", point="2026-11-20T02:40:00+00:00", rehearse=(step,), rehearsal=None, loss=(), remarks=(said,))
+    facts = {"waits": {"provider": "aws-rds", "until": "2026-11-20T15:00:00+00:00"}}
+    recovering = StepView(name="recover", says="recover the instant beside, and look at it", state="intended", attempt=1, progress="waiting")
+    return view(
+        State.REHEARSING, plan=made, digest=None, seats=(), steps=(recovering,), events=[("planned", {})],
+        attempts=(attempt("recover", AttemptState.INTENDED, facts),),
+    )  # fmt: skip
+
+
 CARDS: Mapping[str, Callable[[], View]] = {
     "planning": lambda: view(State.PLANNING, plan=None, digest=None, seats=(), steps=()),
     "rehearsing": lambda: view(State.REHEARSING, plan=plan(rehearsal=None), digest=None, seats=(), steps=ON_A_COPY, events=[("planned", {})]),
+    "waiting_for_provider": waiting,
     "awaiting_approval": lambda: view(plan=proven(), events=TRIED),
     "high_loss": high_loss,
     "untried": untried,

@@ -258,6 +258,13 @@ class ToldRollbacks:
     async def decide(self, name: str, decision: str, by: Person) -> None:
         await self._tell("decide", name, decision, by.id)
 
+    async def may_enter(self, name: str, by: Person) -> None:
+        if self.denies:
+            raise Denied(self.denies)
+
+    async def enter(self, name: str, address: str, by: Person) -> None:
+        await self._tell("enter", name, address, by.id)
+
     async def note(self, name: str, text: str, by: Person) -> None:
         await self._tell("note", name, text, by.id)
 

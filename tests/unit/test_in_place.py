@@ -9,7 +9,7 @@ import pytest
 from bot.evidence import BackupFile
 from bot.model import Attempt, AttemptState, Plan, PlanStep, Run, State
 from bot.rollback import plan_copies, report
-from bot.rollback.execute import _to_the_end
+from bot.rollback.position import to_the_end
 from handlers.card import card
 from tests.unit import slack_parts
 from tests.unit.slack_parts import attempt, plan, rehearsal, run, view
@@ -59,7 +59,7 @@ def test_the_restore_point_is_a_way_back_from_the_drop_on(facts: dict[str, Any],
     ids=["dropped", "nobody knows", "done", "not dropped", "a person left it", "not begun"],
 )
 def test_a_cancel_never_ends_between_the_drop_and_the_copy(ending: State, last: Attempt, then: list[str]) -> None:
-    assert [step.name for step in _to_the_end(of(last, state=State.RUNNING, ending=ending))] == then
+    assert [step.name for step in to_the_end(of(last, state=State.RUNNING, ending=ending))] == then
 
 
 def test_going_back_to_the_restore_point_is_no_success() -> None:

@@ -43,7 +43,7 @@ def test_a_provider_without_commands_still_gets_a_ticket_and_what_follows() -> N
     told = guide("railway", asked())
 
     assert told.commands == ()
-    assert any("new URL" in line for line in told.then)
+    assert any("Enter its address" in line for line in told.then)
 
 
 def test_a_hostile_name_reaches_no_shell_and_adds_no_line() -> None:
@@ -71,4 +71,15 @@ async def test_a_provider_of_the_configuration_says_what_to_run_and_lists_nothin
     assert await made.backups() == ()
     said = made.recovery("shop", MOMENT)
     assert "2026-07-01T20:48:28Z" in said
-    assert "Give Backout the new URL." in said
+    assert "Enter its address on the run's card" in said
+    assert made.within == dt.timedelta(hours=12)
+
+
+@pytest.mark.parametrize(("within", "good"), [("1d", True), ("90s", True), ("25h", False), (3600, False)])
+def test_how_long_a_run_waits_is_a_duration_of_a_day_at_most(within: object, good: bool) -> None:
+    asked_for = {"kind": "aws-rds", "instance": "shop-production", "within": within}
+    if good:
+        assert GuidedProvider.Settings.model_validate(asked_for)
+    else:
+        with pytest.raises(ValueError, match="within"):
+            GuidedProvider.Settings.model_validate(asked_for)
