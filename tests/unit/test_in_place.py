@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from bot.evidence import BackupFile
+from bot.evidence import BackupFile, LossClass
 from bot.model import Attempt, AttemptState, Plan, PlanStep, Run, State
 from bot.rollback import plan_copies, report
 from bot.rollback.position import to_the_end
@@ -22,7 +22,7 @@ DROPPING: dict[str, Any] = {"dropping": 16384}
 
 def in_place(**changes: Any) -> Plan:
     found = rehearsal(seconds={"restore": 75.0}, loss=())
-    known = {"strategy": "in_place", "source": DUMP, "steps": STEPS, "undone": (), "loss": (), "loss_class": "high", "rehearsal": found}
+    known = {"strategy": "in_place", "source": DUMP, "steps": STEPS, "undone": (), "loss": (), "loss_class": LossClass.HIGH, "rehearsal": found}
     return plan(**{**known, **changes})
 
 
@@ -32,7 +32,8 @@ def taken(round_: int = 1) -> Attempt:
 
 
 def of(*attempts: Attempt, state: State = State.NEEDS_DECISION, **changes: Any) -> Run:
-    return run(state, plan=changes.pop("plan", in_place()), attempts=attempts, **changes)
+    request = run().request.model_copy(update={"strategy": "in_place"})
+    return run(state, plan=changes.pop("plan", in_place()), attempts=attempts, request=request, **changes)
 
 
 def test_its_digest_is_not_the_ordinary_restores() -> None:
