@@ -281,10 +281,10 @@ async def test_what_is_in_the_future_or_has_no_zone_is_refused_at_once(make_shop
         assert bot.events("refused")[-1]["code"] == code
 
 
-async def typed(bot: Bot, line: str, user: str = "U0DEV") -> tuple[int, str]:
+async def typed(bot: Bot, line: str, user: str = "U0DEV", **env: str) -> tuple[int, str]:
     """`backout address`, with this on its standard input."""
     process = await asyncio.create_subprocess_exec(  # noqa: TID251  a test runs commands as a shell would
-        sys.executable, "-m", "bot", "address", "--as", user, env=bot.env(BACKOUT_TOKEN=f"fake-token-of-{user}"),
+        sys.executable, "-m", "bot", "address", "--as", user, env=bot.env(BACKOUT_TOKEN=f"fake-token-of-{user}", **env),
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
     said, _ = await process.communicate(line.encode() + b"\n")
@@ -319,6 +319,9 @@ async def test_a_bot_that_lives_gets_it_from_the_command_line_and_nobody_else_ca
     writer.write(json.dumps({"run": parts.run_of(await waits(bot)), "address": "x", "as": "U0DEV", "token": "wrong"}).encode() + b"\n")
     assert "BACKOUT_TOKEN" in json.loads(await reader.readline())["denied"]
     writer.close()
+    code, output = await typed(bot, recovered.connect.url(), BACKOUT_HOME=str(bot.root / "another"))
+    assert code == 1
+    assert "address_elsewhere" in output, "as from another machine"
     code, output = await typed(bot, recovered.connect.url())
     assert code == 0, output
     await bot.card_in("awaiting_approval")
