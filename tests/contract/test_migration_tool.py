@@ -87,9 +87,9 @@ class Shop:
     def project(self, env_py: str, **options: Any) -> Project:
         return make(self.directory, env_py, **options)
 
-    def tool(self, **settings: Any) -> AlembicTool:
+    def tool(self, runner: LocalRunner | None = None, **settings: Any) -> AlembicTool:
         given = {"directory": self.directory, "python": sys.executable, **settings}
-        return AlembicTool(AlembicSettings(**given), LocalRunner(LocalRunner.Settings()), self.database, inherited=inherited())
+        return AlembicTool(AlembicSettings(**given), runner or LocalRunner(LocalRunner.Settings()), self.database, inherited=inherited())
 
     async def downgrade(self, env_py: str, body: str | None = None, *, to: str = "0004", **options: Any) -> dict[str, Any]:
         project = self.project(env_py, downgrade=body, **options)
@@ -528,6 +528,30 @@ async def test_the_password_is_taken_out_of_what_is_printed(shop: Shop) -> None:
     )
     assert "***" in facts["output"]
     assert shop.own.password not in json.dumps(facts)
+
+
+async def test_no_password_is_in_the_environment_that_the_program_is_started_with(shop: Shop) -> None:
+    body = "print('BORN WITH', op.get_bind().engine.url.password in open('/proc/self/environ').read(), 'DATABASE_URL' in __import__('os').environ)"
+    facts = await shop.downgrade(by_environment(), body)
+    assert "BORN WITH False True" in facts["output"]
+
+
+async def test_a_program_that_was_started_ahead_runs_the_scripts_as_they_are_when_it_is_told(shop: Shop) -> None:
+    project, runner = shop.project(by_environment()), LocalRunner(LocalRunner.Settings())
+    tool = shop.tool(runner)
+    await tool.prepare()
+    try:
+        assert [one.revision for one in (await tool.read()).revisions] == ["0005", "0004", "0003", "0002", "0001"]
+        await tool.prepare()
+        planned = project.plan(to="0004")
+        project.file("0005").write_text(project.file("0005").read_text() + "\n# another script\n")
+        with pytest.raises(StepFailed, match="Nothing was executed"):
+            await tool.downgrade("0004", Doing(planned))
+        await tool.prepare()
+        await tool.downgrade("0004", Doing(project.plan(to="0004")))
+        assert (await tool.read()).current == ("0004",)
+    finally:
+        await runner.clean(())
 
 
 async def test_the_password_is_in_no_argument_list(shop: Shop) -> None:
