@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 #: what a copy proves to be no way back
 _PROVED_WRONG = frozenset({"rehearsal_failed", "empty_downgrade", "copy_condemned", "table_not_mergeable"})
 _GRACE = 30.0  # seconds that a running step gets when the process is asked to leave
+_TIDY = 5.0  # seconds after that
 
 
 class Rollbacks(Verbs):
@@ -88,9 +89,10 @@ class Rollbacks(Verbs):
                 async with asyncio.timeout(_GRACE):
                     await self._quiet.wait()
         await self._executor.stop()
-        for target in self.targets.values():
-            with suppress(JournalDown):  # the next start cleans
-                await self._clean(target)
+        with suppress(JournalDown, TimeoutError):  # the next start cleans
+            async with asyncio.timeout(_TIDY):
+                for target in self.targets.values():
+                    await self._clean(target)
 
     async def _plan(self, run: Run) -> str:
         target, asked = self._target(run.target), run.request

@@ -104,7 +104,7 @@ class Verbs:
             if not await self._journal.decide(run.id, decision, by.id):
                 raise Denied("Somebody else decided in the same moment. Look at the card again.")
         else:
-            raise Refusal("not_built_yet", f"{decision} is not offered for this run.", "The thread has the commands that restore the backup by hand.")
+            raise Refusal("not_offered", f"{decision} is not offered for this run.", "The thread has the commands that restore the backup by hand.")
 
     async def end_sessions(self, run: str, by: Person) -> None:
         now = await self._journal.run(run)

@@ -64,7 +64,7 @@ class HelperProgram:
             trace.alien = frames.alien
 
     async def prepare(self) -> None:
-        with suppress(BackoutError):  # whoever needs it says what is wrong
+        with suppress(BackoutError, OSError):  # whoever needs it says what is wrong
             await self._runner.prepare(self._argv(), env=self._environment(), directory=self.settings.directory.absolute())
 
     def _argv(self) -> list[str]:
