@@ -9,6 +9,7 @@ from typing import Any
 import psycopg
 
 from tests.harness import CHANNEL, Bot
+from tests.history import SHOP
 from tests.scenario import parts
 from tests.scenario.real import BACK, MakeShop
 from tests.scenario.real import make_shop as make_shop  # noqa: PLC0414  pytest finds the fixture here
@@ -111,3 +112,25 @@ async def test_a_drill_gives_way_to_a_run_and_comes_when_it_has_ended(make_shop:
     ended = bot.journaled("select ended from backout.runs")[0][0]
     await bot.until(lambda: bot.journaled("select 1 from backout.duties where kind = 'drill' and at > now() - interval '1 year'"), what="the drill")
     assert bot.journaled("select at from backout.duties where kind = 'drill'")[0][0] > ended
+
+
+async def test_a_drill_gives_way_to_a_run_that_begins_in_its_middle(make_shop: MakeShop, tmp_path: Path) -> None:
+    gate, begun = tmp_path / "gate", tmp_path / "begun"
+    waits = f"import os, time\nopen({str(begun)!r}, 'a').write(f'{{os.getpid()}} ')\nwhile not os.path.exists({str(gate)!r}):\n    time.sleep(0.05)\n"
+    bot = await shop(make_shop, down=waits + SHOP["0003"].down)
+    overdue(bot, "backup")
+    await done(bot, "backup")
+    overdue(bot, "drill")
+    await bot.until(lambda: begun.exists() and begun.read_text().endswith(" "), what="the drill's downgrade")
+    drill = int(begun.read_text().split()[0])
+
+    await bot.ask(BACK)
+
+    await bot.until(lambda: not Path(f"/proc/{drill}").exists(), what="the end of the drill")
+    noted = "select says from backout.duties where kind = 'drill' and at > now() - interval '1 year'"
+    assert bot.journaled(noted) == [], "nothing is said of it: it comes when the run has ended"
+    gate.touch()
+    await bot.slack.click(await bot.card_in("awaiting_approval"), "approve", "U0DBA")
+    await parts.ends(bot, "succeeded")
+    await bot.until(lambda: bot.journaled(noted), what="the drill")
+    assert not [text for text in said(bot) if "drill" in text]
