@@ -44,6 +44,8 @@ class PostgresFence:
                 raise FenceLost(error.message) from error
         if holder is None:
             raise FenceLost("The fence's lock is gone, though its session lives: another Backout may act on this target.")
+        if self._taken_on.oid and not identity.oid:
+            raise FenceLost(f"There is no database {identity.database} any more.")
         if changed := _changes(self._taken_on, identity):
             raise FenceLost(f"The server is no longer the one that was fenced: {changed}.")
         return identity
