@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.scenario import parts
-from tests.scenario.real import MakeShop, rehearsed
+from tests.scenario.real import DOOR, MakeShop, rehearsed
 from tests.scenario.real import make_shop as make_shop  # noqa: PLC0414  pytest finds the fixture here
 
 STAMP = "stamp 0003 sev high because the restored copy lost its version"
@@ -57,3 +57,15 @@ async def test_a_revision_that_is_written_there_already_is_refused(make_shop: Ma
 
     await parts.refused(bot)
     assert "already_stamped" in str(bot.journaled("select refusal from backout.runs"))
+
+
+async def test_what_people_write_meanwhile_turns_no_stamp_red_since_nobody_is_stopped_for_it(make_shop: MakeShop) -> None:
+    moves = {"name": "goes on", "sql": "SELECT clock_timestamp()", "expect": "same"}
+    bot = await make_shop(verify=[moves], **DOOR)
+    parts.execute(bot, "DROP TABLE alembic_version")
+
+    await bot.slack.click(await parts.ask(bot, STAMP), "approve", "U0DBA")
+
+    await parts.ends(bot, "succeeded")
+    ((checks,),) = bot.journaled("select facts->'checks' from backout.attempts where step = 'verify'")
+    assert [(one["ok"], one["blocking"]) for one in checks if one["name"] == "goes on"] == [(False, False)]
