@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
-from typing import Any
 
 import asyncpg
 import pytest
@@ -15,39 +13,15 @@ from bot.databases.connecting import quoted
 from bot.errors import StepFailed
 from bot.evidence import BackupFile
 from bot.place import Connect
-from tests.contract.places import Place, place, running
+from tests.contract.places import Place
 from tests.contract.servers import execute, session
 
 NAME, NOTE = "backout_0a1b2c3d_restore", "Backout: restore point of shop, run r'1"
 
 
-@pytest.fixture(scope="module")
-def eighteen() -> Iterator[Connect]:
-    with running(18) as connect:
-        yield connect
-
-
-@pytest.fixture(scope="module")
-def sixteen() -> Iterator[Connect]:
-    with running(16) as connect:
-        yield connect
-
-
 @pytest.fixture
-async def shop(eighteen: Connect) -> AsyncIterator[Place]:
-    async with place(eighteen, is_superuser=False, database='We"ird shop', role='the "App"') as found:
-        yield found
-
-
-@pytest.fixture(params=["eighteen", "sixteen"])
-def server(request: pytest.FixtureRequest) -> Any:
-    return request.getfixturevalue(request.param)
-
-
-@pytest.fixture
-async def either(server: Connect) -> AsyncIterator[Place]:
-    async with place(server, is_superuser=False, database='We"ird shop', role='the "App"') as found:
-        yield found
+def shop(plain: Place) -> Place:
+    return plain
 
 
 async def clone(at: Place, name: str = NAME, note: str = NOTE) -> BackupFile:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +19,7 @@ from bot.place import Connect
 from bot.platforms import PLATFORMS
 from bot.platforms.database import DatabasePlatform
 from bot.platforms.none import NoPlatform
-from tests.contract.places import Place, place, running
+from tests.contract.places import Place, place
 from tests.contract.servers import Line, execute, session
 
 RUN = "01-run"
@@ -38,35 +38,9 @@ class Notebook:
         self.times += 1
 
 
-@pytest.fixture(scope="module")
-def superuser() -> Iterator[Connect]:
-    with running(18) as connect:
-        yield connect
-
-
-@pytest.fixture(scope="module")
-def sixteen() -> Iterator[Connect]:
-    with running(16) as connect:
-        yield connect
-
-
 @pytest.fixture
-async def plain(superuser: Connect) -> AsyncIterator[Place]:
-    """Backout is an ordinary role, with the few rights that it needs."""
-    async with place(superuser, is_superuser=False, database='We"ird shop', role='the "App"') as found:
-        yield found
-
-
-@pytest.fixture(params=[(18, False), (18, True), (16, False)], ids=["18", "18 as a superuser", "16"])
-def kind(request: pytest.FixtureRequest) -> tuple[Connect, bool]:
-    major, is_superuser = request.param
-    return request.getfixturevalue("superuser" if major == 18 else "sixteen"), is_superuser
-
-
-@pytest.fixture
-async def shop(kind: tuple[Connect, bool]) -> AsyncIterator[Place]:
-    async with place(kind[0], is_superuser=kind[1], database='We"ird shop', role='the "App"') as found:
-        yield found
+def shop(of_any_kind: Place) -> Place:
+    return of_any_kind
 
 
 @pytest.fixture
@@ -257,9 +231,9 @@ async def test_a_person_who_entered_by_backouts_role_is_not_backout(plain: Place
             await plain.door.prove(RUN)
 
 
-async def test_no_more_than_ten_are_named(superuser: Connect, plain: Place, notebook: Notebook) -> None:
+async def test_no_more_than_ten_are_named(eighteen: Connect, plain: Place, notebook: Notebook) -> None:
     await close(plain, notebook)
-    boss = superuser.model_copy(update={"database": plain.app.database})
+    boss = eighteen.model_copy(update={"database": plain.app.database})
     opened = await asyncio.gather(*(asyncpg.connect(boss.url()) for _ in range(12)))
     with pytest.raises(StepFailed, match="and 2 more") as caught:
         await plain.door.prove(RUN)
@@ -343,8 +317,8 @@ async def test_the_rights_are_given_back_to_the_letter(shop: Place, notebook: No
     assert await shop.value(depends, shop.app.database) == await shop.value(held, shop.app.database)
 
 
-async def test_a_superuser_leaves_a_database_that_never_had_rights_as_it_was(superuser: Connect, notebook: Notebook) -> None:
-    async with place(superuser, is_superuser=True) as shop:
+async def test_a_superuser_leaves_a_database_that_never_had_rights_as_it_was(eighteen: Connect, notebook: Notebook) -> None:
+    async with place(eighteen, is_superuser=True) as shop:
         await close(shop, notebook)
         await shop.door.open(RUN, notebook.facts)
         assert await shop.acl() is None

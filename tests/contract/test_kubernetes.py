@@ -16,20 +16,10 @@ from bot.cluster.api import Cluster as Client
 from bot.errors import Refusal, StepFailed
 from bot.platforms.kubernetes import KubernetesServices, KubernetesSettings
 from tests.cluster import Cluster, Fault, things
+from tests.contract.jobs import Job
 
 Make = Callable[..., KubernetesServices]
 BOTH: dict[str, Any] = {"deployments": ["api"], "cronjobs": ["hourly", "daily"]}
-
-
-class Job:
-    """keeping.Work, as far as services use it."""
-
-    def __init__(self, *, leaving: bool = False) -> None:
-        self.leaving = leaving
-        self.told: list[str] = []
-
-    async def progress(self, text: str) -> None:
-        self.told.append(text)
 
 
 @pytest.fixture

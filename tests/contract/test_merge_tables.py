@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import resource
-from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
@@ -13,8 +12,7 @@ from bot.databases.postgres import PostgresDatabase
 from bot.errors import StepFailed
 from bot.evidence import BackupFile
 from bot.merges import Compared, Merged, MergeRule
-from bot.place import Connect
-from tests.contract.places import Place, place, running
+from tests.contract.places import Place
 from tests.contract.servers import database_of, execute, session
 
 BESIDE, NOTE = "backout_0a1b2c3d_tables", "Backout: restored for shop, run r'1"
@@ -22,33 +20,9 @@ REPLACE = MergeRule(different="replace")
 EXACTLY = MergeRule(different="replace", newer="replace", only_here="delete")
 
 
-@pytest.fixture(scope="module")
-def eighteen() -> Iterator[Connect]:
-    with running(18) as connect:
-        yield connect
-
-
-@pytest.fixture(scope="module")
-def sixteen() -> Iterator[Connect]:
-    with running(16) as connect:
-        yield connect
-
-
-@pytest.fixture(params=["eighteen", "sixteen"])
-def server(request: pytest.FixtureRequest) -> Any:
-    return request.getfixturevalue(request.param)
-
-
 @pytest.fixture
-async def either(server: Connect) -> AsyncIterator[Place]:
-    async with place(server, is_superuser=False, database='We"ird shop', role='the "App"') as found:
-        yield found
-
-
-@pytest.fixture
-async def shop(eighteen: Connect) -> AsyncIterator[Place]:
-    async with place(eighteen, is_superuser=False, database='We"ird shop', role='the "App"') as found:
-        yield found
+def shop(plain: Place) -> Place:
+    return plain
 
 
 def of(at: Place) -> PostgresDatabase:

@@ -13,21 +13,11 @@ from pydantic import ValidationError
 from bot.errors import StepFailed
 from bot.platforms.railway import RailwayServices, RailwaySettings
 from bot.railway import Railway
+from tests.contract.jobs import Job
 from tests.railway.server import ACCOUNT_TOKEN, ENVIRONMENT, PROJECT, PROJECT_TOKEN, Deployment, Fault, RailwayStandIn
 
 Make = Callable[..., RailwayServices]
 MODE = "MAINTENANCE_MODE"
-
-
-class Job:
-    """keeping.Work, as far as services use it."""
-
-    def __init__(self, *, leaving: bool = False) -> None:
-        self.leaving = leaving
-        self.told: list[str] = []
-
-    async def progress(self, text: str) -> None:
-        self.told.append(text)
 
 
 @pytest.fixture

@@ -21,17 +21,13 @@ from tests.contract.test_swap import (  # noqa: F401  pytest finds the fixtures 
     WORK,
     close,
     dressed,
-    eighteen,
     inside,
     is_out,
-    kind,
     of,
     oid,
     outside,
-    plain,
     rows,
     shop,
-    sixteen,
 )
 
 
@@ -90,14 +86,14 @@ async def test_a_closed_door_goes_along_and_opens_on_the_new_database(shop: Plac
     assert await rows(shop.app) == [100]
 
 
-async def test_a_door_without_a_database_leaves_no_role_behind(plain: Place) -> None:  # noqa: F811
+async def test_a_door_without_a_database_leaves_no_role_behind(plain: Place) -> None:
     notebook, was = await close(plain), await oid(plain, plain.app.database)
     await replacing(plain).drop(was, WORK)
     assert "no door that could be opened" in (await plain.door.open(RUN, notebook.facts))["says"]
     assert not await plain.value("SELECT count(*) FROM pg_roles WHERE rolname LIKE 'backout\\_01run%'")
 
 
-async def test_the_fence_is_held_over_the_drop_and_says_so_when_the_database_went_meanwhile(plain: Place) -> None:  # noqa: F811
+async def test_the_fence_is_held_over_the_drop_and_says_so_when_the_database_went_meanwhile(plain: Place) -> None:
     was = await oid(plain, plain.app.database)
     belongings = await replacing(plain).belongings()
     await replacing(plain).drop(was, WORK)
@@ -108,7 +104,7 @@ async def test_the_fence_is_held_over_the_drop_and_says_so_when_the_database_wen
     await replacing(plain).put(await filled(plain, belongings), belongings, WORK)
 
 
-async def test_only_the_database_with_that_oid_is_dropped(plain: Place) -> None:  # noqa: F811
+async def test_only_the_database_with_that_oid_is_dropped(plain: Place) -> None:
     was = await oid(plain, plain.app.database)
     with pytest.raises(StepFailed, match="and not the one with OID 1"):
         await replacing(plain).drop(1, WORK)
@@ -120,7 +116,7 @@ async def test_only_the_database_with_that_oid_is_dropped(plain: Place) -> None:
     assert await oid(plain, "elsewhere") == was
 
 
-async def test_what_can_not_be_dropped_lets_everybody_in_again(plain: Place) -> None:  # noqa: F811
+async def test_what_can_not_be_dropped_lets_everybody_in_again(plain: Place) -> None:
     was = await oid(plain, plain.app.database)
     async with session(plain.app) as writing:
         await writing.execute("BEGIN; INSERT INTO t VALUES (7); PREPARE TRANSACTION 'order 7'")
@@ -131,14 +127,14 @@ async def test_what_can_not_be_dropped_lets_everybody_in_again(plain: Place) -> 
     assert await rows(plain.app) == [1]
 
 
-async def test_who_died_between_closing_and_dropping_is_undone_by_reopening(plain: Place) -> None:  # noqa: F811
+async def test_who_died_between_closing_and_dropping_is_undone_by_reopening(plain: Place) -> None:
     was = await oid(plain, plain.app.database)
     await plain.do(f"ALTER DATABASE {plain.name} ALLOW_CONNECTIONS false")
     await replacing(plain).reopen(was)
     assert await rows(plain.app) == [1]
 
 
-async def test_slots_and_subscriptions_are_in_the_way_and_publications_are_told(plain: Place) -> None:  # noqa: F811
+async def test_slots_and_subscriptions_are_in_the_way_and_publications_are_told(plain: Place) -> None:
     was, boss = await oid(plain, plain.app.database), inside(plain.superuser, plain.app.database)
     await execute(boss, "CREATE PUBLICATION everything FOR ALL TABLES", "SELECT pg_create_logical_replication_slot('debezium', 'pgoutput')")
     await execute(boss, "CREATE SUBSCRIPTION \"feed\" CONNECTION 'host=127.0.0.1 port=1' PUBLICATION p WITH (connect = false)")
@@ -152,7 +148,7 @@ async def test_slots_and_subscriptions_are_in_the_way_and_publications_are_told(
     await execute(boss, "ALTER SUBSCRIPTION feed SET (slot_name = NONE)", "DROP SUBSCRIPTION feed", "SELECT pg_drop_replication_slot('debezium')")
 
 
-async def test_missing_rights_are_said_as_sql_before(plain: Place) -> None:  # noqa: F811
+async def test_missing_rights_are_said_as_sql_before(plain: Place) -> None:
     await plain.do(f"ALTER ROLE {plain.me} NOCREATEDB")
     first = (await replacing(plain).in_the_way())[0]
     assert (first.code, first.warning) == ("swap_rights", False)
@@ -163,7 +159,7 @@ async def test_missing_rights_are_said_as_sql_before(plain: Place) -> None:  # n
     assert f'GRANT SET ON PARAMETER "log_statement" TO {plain.me};' in refusal.next
 
 
-async def test_a_database_that_somebody_made_meanwhile_is_left_alone(plain: Place) -> None:  # noqa: F811
+async def test_a_database_that_somebody_made_meanwhile_is_left_alone(plain: Place) -> None:
     belongings = await replacing(plain).belongings()
     await replacing(plain).drop(await oid(plain, plain.app.database), WORK)
     incoming = await filled(plain, belongings)
@@ -175,7 +171,7 @@ async def test_a_database_that_somebody_made_meanwhile_is_left_alone(plain: Plac
     assert await replacing(plain).made(incoming, NOTE)
 
 
-async def test_what_is_not_ours_never_gets_the_name(plain: Place) -> None:  # noqa: F811
+async def test_what_is_not_ours_never_gets_the_name(plain: Place) -> None:
     belongings = await replacing(plain).belongings()
     await replacing(plain).drop(await oid(plain, plain.app.database), WORK)
     incoming = await filled(plain, belongings)
@@ -188,7 +184,7 @@ async def test_what_is_not_ours_never_gets_the_name(plain: Place) -> None:  # no
 
 
 @pytest.mark.parametrize("database", ["x" * 56, 'a";DROP DATABASE "b', "postgresql://h/d?x=1", "it's", "$1 {} %s %I"])
-async def test_hostile_names_are_only_names(eighteen: Any, database: str) -> None:  # noqa: F811
+async def test_hostile_names_are_only_names(eighteen: Any, database: str) -> None:
     async with place(eighteen, is_superuser=False, database=database, role='the "App"') as at:
         before = await dressed(at)
         belongings = await replacing(at).belongings()
@@ -198,7 +194,7 @@ async def test_hostile_names_are_only_names(eighteen: Any, database: str) -> Non
         assert await rows(at.app) == [100]
 
 
-async def test_a_line_that_breaks_anywhere_leaves_the_old_one_none_or_the_copy_and_going_on_ends_it(plain: Place) -> None:  # noqa: F811
+async def test_a_line_that_breaks_anywhere_leaves_the_old_one_none_or_the_copy_and_going_on_ends_it(plain: Place) -> None:
     before, seen = await dressed(plain), set()
     for after in range(8, 300, 41):
         was, belongings = await oid(plain, plain.app.database), await replacing(plain).belongings()
@@ -223,7 +219,7 @@ async def test_a_line_that_breaks_anywhere_leaves_the_old_one_none_or_the_copy_a
     assert after > 50
 
 
-async def test_nobody_comes_in_between_the_last_look_and_the_drop(plain: Place) -> None:  # noqa: F811
+async def test_nobody_comes_in_between_the_last_look_and_the_drop(plain: Place) -> None:
     """A superuser's session can't be ended by Backout's role: then nothing is dropped."""
     was = await oid(plain, plain.app.database)
     async with session(inside(plain.superuser, plain.app.database)) as boss:

@@ -8,7 +8,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,7 +22,7 @@ from bot.databases.swapping import kept_name
 from bot.errors import OutcomeUnknown, Refusal, StepFailed
 from bot.evidence import BackupFile
 from bot.place import Connect
-from tests.contract.places import Place, place, running
+from tests.contract.places import Place, place
 from tests.contract.servers import Line, database_of, execute, session
 
 RUN, WORK = "01-run", "backout/01-run/swap/1"
@@ -38,34 +38,9 @@ SELECT pg_get_userbyid(d.datdba), d.datacl::text, d.datconnlimit, d.datallowconn
 FROM pg_database d WHERE d.datname = $1"""
 
 
-@pytest.fixture(scope="module")
-def eighteen() -> Iterator[Connect]:
-    with running(18) as connect:
-        yield connect
-
-
-@pytest.fixture(scope="module")
-def sixteen() -> Iterator[Connect]:
-    with running(16) as connect:
-        yield connect
-
-
-@pytest.fixture(params=[(18, False), (18, True), (16, False)], ids=["18", "18 as a superuser", "16"])
-def kind(request: pytest.FixtureRequest) -> tuple[Connect, bool]:
-    major, is_superuser = request.param
-    return request.getfixturevalue("eighteen" if major == 18 else "sixteen"), is_superuser
-
-
 @pytest.fixture
-async def shop(kind: tuple[Connect, bool]) -> AsyncIterator[Place]:
-    async with place(kind[0], is_superuser=kind[1], database='We"ird shop', role='the "App"') as found:
-        yield found
-
-
-@pytest.fixture
-async def plain(eighteen: Connect) -> AsyncIterator[Place]:
-    async with place(eighteen, is_superuser=False, database='We"ird shop', role='the "App"') as found:
-        yield found
+def shop(of_any_kind: Place) -> Place:
+    return of_any_kind
 
 
 def of(at: Place) -> PostgresDatabase:
