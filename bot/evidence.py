@@ -120,7 +120,7 @@ class BackupFile(Noun):
     """A copy of a target: a file in a store, or (format 'clone') a database beside it, whose `sha256` is empty and whose `oid` counts.
 
     `format` is custom, plain, tar, directory or directory tar; `foreign` is what Backout did not make: a program by somebody else (databases.md F15).
-    The `sha256` of a directory is that of its files' names and checksums.
+    `adopted` is what Backout made of that: its code is still theirs. The `sha256` of a directory is that of its files' names and checksums.
     """
 
     name: str
@@ -131,6 +131,12 @@ class BackupFile(Noun):
     objects: int = 0
     oid: int | None = None
     foreign: bool = False
+    adopted: bool = False
+
+    @property
+    def theirs(self) -> bool:
+        """Code in it is somebody else's, and runs by the application's role only."""
+        return self.foreign or self.adopted
 
 
 class Stored(Noun):

@@ -44,6 +44,14 @@ class Connect(Noun):
         return f"{scheme}://{quote(self.user, safe='')}{secret}@{host}:{self.port}/{quote(self.database, safe='')}{tail}"
 
 
+#: by which rights whoever asks could reach past this database, also by becoming somebody else: 'SUPERUSER, CREATEROLE', empty for none
+REACH = """
+SELECT concat_ws(', ', CASE WHEN bool_or(r.rolsuper) THEN 'SUPERUSER' END, CASE WHEN bool_or(r.rolcreaterole) THEN 'CREATEROLE' END,
+  CASE WHEN bool_or(r.rolreplication) THEN 'REPLICATION' END, string_agg(r.rolname, ', ' ORDER BY r.rolname)
+    FILTER (WHERE r.rolname IN ('pg_execute_server_program', 'pg_read_server_files', 'pg_write_server_files')))
+FROM pg_catalog.pg_roles r WHERE pg_catalog.pg_has_role(session_user, r.oid, 'MEMBER')"""
+
+
 class Session(Noun):
     """A session on the target's server. `age` in seconds since its transaction began, None when the role may not see it."""
 

@@ -132,6 +132,14 @@ class Database(Protocol):
     def beside(self, name: str) -> Database:
         """Another database of this server, entered as Backout."""
 
+    def inside(self, file: BackupFile) -> AbstractAsyncContextManager[Database]:
+        """A copy beside, entered as Backout; where its code is somebody else's, as the tool, who may connect meanwhile (databases.md F15).
+
+        Raises StepFailed: the tool's role could do harm elsewhere."""
+
+    async def reach(self) -> str:
+        """By which rights code that the tool's role runs could do harm elsewhere: 'SUPERUSER, CREATEROLE'; empty when by none."""
+
     # a database beside it, and its place
 
     async def may_make_beside(self) -> str | None:

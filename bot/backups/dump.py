@@ -114,7 +114,7 @@ class DumpBackup:
             client = await client_for(version // 10000, into.sslmode, self._embedded)
             env = environment(into, work.application, {**_RESTORING, **_since_14(version)})
             return await self._restore_foreign(file, into, version, work, Strangers(self._foreign, self._store, client, env, into.password))
-        return _judged(await self._restore(file, into, version, work, *_unowned(owners)), into)
+        return _judged(await self._restore(file, into, version, work, *_unowned(owners and not file.adopted)), into)
 
     async def _restore_foreign(self, file: BackupFile, into: Connect, version: int, work: Work, strangers: Strangers) -> tuple[str, ...]:
         found = await strangers.prove(file, version)

@@ -14,18 +14,10 @@ from bot.backups.foreign import Foreign, Hashed
 from bot.errors import StepFailed
 from bot.evidence import BackupFile, Found
 from bot.keeping import Store, Work
+from bot.place import REACH
 from bot.process import redact, start
 
 _MINUTE = dt.timedelta(minutes=1)
-#: rights by which a statement in a dump reaches past its database
-_RIGHTS = """
-select concat_ws(', ', case when rolsuper then 'SUPERUSER' end, case when rolcreaterole then 'CREATEROLE' end,
-  case when rolreplication then 'REPLICATION' end,
-  (select string_agg(r.rolname, ', ' order by r.rolname) from pg_catalog.pg_roles r
-   where r.rolname in ('pg_execute_server_program', 'pg_read_server_files', 'pg_write_server_files')
-     and pg_catalog.pg_has_role(me.oid, r.oid, 'MEMBER')))
-from pg_catalog.pg_roles me where rolname = session_user
-"""
 _THERE = """
 select 'role ' || rolname from pg_catalog.pg_roles union all select 'extension ' || name from pg_catalog.pg_available_extensions
 """
@@ -46,7 +38,7 @@ class Strangers:
 
     async def prove(self, file: BackupFile, version: int) -> Found:
         """Everything that stands in the way is found before anything is touched. Raises StepFailed."""
-        if rights := "".join(await self._ask(_RIGHTS)):
+        if rights := "".join(await self._ask(REACH)):
             raise StepFailed(
                 f"{file.name} was not made by Backout, so it is restored only by a role that can do no harm elsewhere. This one has {rights}."
             )

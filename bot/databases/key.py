@@ -25,11 +25,13 @@ SELECT DISTINCT r.oid::int8, r.rolname AS name, split_part(shobj_description(r.o
 FROM pg_database d, aclexplode(d.datacl) a JOIN pg_roles r ON r.oid = a.grantee
 WHERE d.oid = $1::int8::oid AND a.privilege_type = 'CONNECT' AND shobj_description(r.oid, 'pg_authid') LIKE 'Backout run %'"""
 
+# What lies beside is no database with a door: for as long as it is looked at, a key may lead into it too.
 _OF_RUN = """
 SELECT DISTINCT d.oid::int8 AS database, r.oid::int8, r.rolname AS name
 FROM pg_database d, aclexplode(d.datacl) a JOIN pg_roles r ON r.oid = a.grantee
 WHERE a.privilege_type = 'CONNECT' AND shobj_description(r.oid, 'pg_authid') LIKE 'Backout run %'
-  AND split_part(shobj_description(r.oid, 'pg_authid'), ' ', 3) = $1 ORDER BY 1"""
+  AND split_part(shobj_description(r.oid, 'pg_authid'), ' ', 3) = $1
+  AND NOT starts_with(coalesce(shobj_description(d.oid, 'pg_database'), ''), 'Backout: ') ORDER BY 1"""
 
 _LEFT = """
 SELECT oid::int8, rolname AS name FROM pg_roles

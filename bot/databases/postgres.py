@@ -16,6 +16,7 @@ from typing import Any
 import asyncpg
 
 from bot.databases import (
+    adopted,
     archive,
     beside,
     bounds,
@@ -308,6 +309,14 @@ class PostgresDatabase:
         admin = self.admin.model_copy(update={"database": name})  # nobody else enters it, the tool neither
         return PostgresDatabase(target=self.target, tool=admin, admin=admin, maintenance_database=self._maintenance.database)
 
+    @asynccontextmanager
+    async def inside(self, file: BackupFile) -> AsyncIterator[PostgresDatabase]:
+        async with adopted.entered(self._maintenance, self.tool if file.adopted else self.admin, file) as enters:
+            yield PostgresDatabase(target=self.target, tool=enters, admin=enters, maintenance_database=self._maintenance.database)
+
+    async def reach(self) -> str:
+        return await adopted.reach(self.tool)
+
     async def may_make_beside(self) -> str | None:
         return await beside.may_make(self._maintenance, self.tool.database)
 
@@ -336,17 +345,16 @@ class PostgresDatabase:
     async def swapped(self, incoming: BackupFile, kept: str) -> bool | None:
         return await self._swap.happened(incoming, kept)
 
-    def _in(self, file: BackupFile) -> Connect:
-        return self.admin.model_copy(update={"database": file.name})
-
     async def compare_tables(self, tables: Sequence[str], source: BackupFile, progress: Progress) -> tuple[Compared, ...]:
-        return await tables_beside.compare(self.admin, self._in(source), source, tables, progress)
+        async with self.inside(source) as there:
+            return await tables_beside.compare(self.admin, there.admin, source, tables, progress)
 
     async def load_csv(self, table: str, rows: AsyncIterator[bytes]) -> int:
         return await csv_rows.load(self.admin, table, rows)
 
     async def merge_tables(self, tables: Sequence[str], source: BackupFile, rule: MergeRule, progress: Progress) -> Merged:
-        return await merge_tables.merge(self.admin, self._in(source), source, tables, rule, progress)
+        async with self.inside(source) as there:
+            return await merge_tables.merge(self.admin, there.admin, source, tables, rule, progress)
 
     async def archive(
         self, losses: Sequence[Loss], sink: ArchiveSink, progress: Progress, touched: Mapping[str, Touched]

@@ -96,12 +96,14 @@ async def restored(world: World, source: BackupFile) -> Rehearsal:
     scratches = world.target.rehearsal.where
     if scratches is None:
         return Rehearsal(done=False, why=world.target.rehearsal.why_not)
+    await harmless(world, source)
     began = world.clock.monotonic()
     async with scratches.open(world) as scratch:
         await world.progress("restoring the copy elsewhere")
         await scratch.create(_COPY)
         # What others made is a program: it gets the application's role, which may do nothing else there (databases.md F15).
-        into = scratch.at(_COPY)[0].tool if source.foreign else scratch.superuser(_COPY)
+        copy = world.target.elsewhere(scratch.at(_COPY)[0].tool) if source.theirs else scratch.at(_COPY)[0]
+        into = copy.tool if source.theirs else scratch.superuser(_COPY)
         try:
             ignored = await world.target.backup.restore(source, into, scratch.version, world, owners=scratch.owners)
         except StepFailed as error:
@@ -110,11 +112,18 @@ async def restored(world: World, source: BackupFile) -> Rehearsal:
         if not source.foreign:
             await world.journal.prove_backup(world.target.name, source.name)
         cut = await scratch.cut_off(_COPY)
-        found = await _looked(world, scratch.at(_COPY)[0], scratch.says, foreign=source.foreign)
+        found = await _looked(world, copy, scratch.says, theirs=source.theirs)
         if source.foreign:
             found = await _adopted(world, scratch.superuser(_COPY), found)
         partial = (*found.partial, *scratch.partial, *(f"not restored: {each}" for each in ignored), *cut)
     return found.model_copy(update={"partial": partial, "seconds": {"restore": took}, "size": source.size})
+
+
+async def harmless(world: World, source: BackupFile) -> None:
+    """Code of others runs by the application's role: that one must not be able to do harm elsewhere. Raises Refusal(copy_condemned)."""
+    if source.theirs and (rights := await world.target.database.reach()):
+        who = world.target.database.tool.user
+        raise condemned(source.name, f"its code is somebody else's, it would run by {who}, and that role has {rights}.")
 
 
 async def _adopted(world: World, copy: Connect, found: Rehearsal) -> Rehearsal:
@@ -123,12 +132,13 @@ async def _adopted(world: World, copy: Connect, found: Rehearsal) -> Rehearsal:
     What its schema defines comes along, which `_code` names.
     """
     await world.progress("dumping what was restored")
-    file = await world.target.backup.of(copy).take(f"{world.target.name}-{world.run}-adopted.dump", world)
+    made = await world.target.backup.of(copy).take(f"{world.target.name}-{world.run}-adopted.dump", world)
+    file = made.model_copy(update={"adopted": True})
     await world.journal.keep_backup(world.target.name, world.run, found.stands, file, world.clock.now() + world.target.keep)
     return found.model_copy(update={"backup": file})
 
 
-async def _looked(world: World, copy: Database, where: str, *, foreign: bool = False) -> Rehearsal:
+async def _looked(world: World, copy: Database, where: str, *, theirs: bool = False) -> Rehearsal:
     """Its revision, its rows beside production's, and the target's own queries. Raises Refusal(copy_condemned)."""
     plan = world.plan
     await world.progress("looking at the copy")
@@ -143,7 +153,7 @@ async def _looked(world: World, copy: Database, where: str, *, foreign: bool = F
         findings += [f"{name} is a hypertable now, and a plain table in it" for name in sorted(cut) if f"table {name}" in seen.objects]
     gone = tuple(_gone(production, seen, plan.versions))
     rows = seen.counts if plan.way.in_place else {}
-    doubts = tuple(_code(production, seen)) if foreign else ()
+    doubts = tuple(_code(production, seen)) if theirs else ()
     return Rehearsal(
         done=True, server=where, stands=stands, one_transaction=True, loss=gone, findings=tuple(findings), rows=rows, partial=doubts
     )  # fmt: skip
@@ -184,9 +194,11 @@ def _gone(production: Snapshot, copy: Snapshot, versions: str) -> list[Loss]:
         there = copy.counts.get(table)
         if table == versions:
             continue
-        if there is None:
+        if there is None and table in copy.uncounted:
+            found.append(Loss(kind="rows", name=table, of=count, certain=False, why=f"not counted: {copy.uncounted[table]}"))
+        elif there is None:
             found.append(Loss(kind="table", name=table, count=count))
-        elif count > there:
+        elif there is not None and count > there:
             found.append(Loss(kind="rows", name=table, count=count - there, of=count, certain=False, why="at least, by number"))
     gone = {key.removeprefix("column ") for key in production.objects if key.startswith("column ")} - {
         key.removeprefix("column ") for key in copy.objects if key.startswith("column ")

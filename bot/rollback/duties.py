@@ -108,7 +108,7 @@ class Duties:
         work = await self._work(target, plan)
         if sample.wanted(work):
             return _told(await rehearse(work), "Sampled rows, since it is too large to be restored whole.")
-        newest = next((one for one in await self._journal.backups(target.name) if one["file"].format == "custom" and not one["file"].foreign), None)
+        newest = next((one for one in await self._journal.backups(target.name) if one["file"].format == "custom" and not one["file"].theirs), None)
         if newest is None:
             raise StepFailed("There is no backup to restore. Write backups.schedule, or make one with a run.")
         file: BackupFile = newest["file"]

@@ -8,7 +8,7 @@ from bot.durable import World
 from bot.errors import Refusal, StepFailed
 from bot.evidence import BackupFile, Loss, Rehearsal
 from bot.merges import Compared, MergeRule
-from bot.rollback.copies import condemned, within
+from bot.rollback.copies import condemned, harmless, within
 from bot.steps import csv_beside
 from bot.steps.merge_tables import says
 from bot.steps.restore_point import is_clone, note
@@ -28,13 +28,14 @@ async def _tried(world: World) -> Rehearsal:
         return Rehearsal(done=False, why=target.rehearsal.why_not or "the plan names no backup")
     if is_clone(source):
         return await _beside(world, source)
+    await harmless(world, source)
     now = BackupFile(**world.earlier["back_up"].facts["file"])
     began = world.clock.monotonic()
     async with scratches.open(world) as scratch:
         for name, file in ((_COPY, now), (_BACKUP, source)):
             await world.progress(f"restoring {file.name} elsewhere")
             await scratch.create(name)
-            into = scratch.superuser(name)
+            into = scratch.at(name)[0].tool if file.adopted else scratch.superuser(name)
             try:
                 if csv_beside.is_csv(file):
                     await csv_beside.fill(world, target.elsewhere(into), into, scratch.version, now)
@@ -44,8 +45,8 @@ async def _tried(world: World) -> Rehearsal:
                 raise condemned(file.name, error.message) from error
             await scratch.cut_off(name)
         took = round(world.clock.monotonic() - began, 1)
-        beside = await scratch.known_as(_BACKUP, note(target.name, world.run))
-        copy = target.elsewhere(scratch.superuser(_COPY))
+        beside = (await scratch.known_as(_BACKUP, note(target.name, world.run))).model_copy(update={"adopted": source.adopted})
+        copy = scratch.at(_COPY)[0]
         compared = _mergeable(await copy.compare_tables(plan.tables_back, beside, world.progress), source.name)
         merged = await copy.merge_tables(plan.tables_back, beside, plan.rule, world.progress)
         findings = (*(_told(one) for one in compared), f"on the copy: {says(merged)}", *merged.notes)

@@ -19,6 +19,7 @@ from bot.errors import StepFailed
 from bot.evidence import Hypertable, Loss, Snapshot
 from bot.model import Attempt
 from bot.place import Answer
+from bot.steps.restore_beside import itself
 from bot.words import many
 
 Check = dict[str, Any]
@@ -32,7 +33,7 @@ _LOOK_EVERY = 2.0
 
 async def verification(world: World) -> list[Check]:
     """Everything that is checked after a downgrade, in the order in which people read it."""
-    plan, database = world.plan, world.target.database
+    plan, database = world.plan, itself(world)
     done = world.earlier[plan.way.move]
     before, after = Snapshot(**done.facts["before"]), await database.snapshot(count=True)
     found = [revision(plan.to, await database.heads(*plan.version))]

@@ -17,7 +17,7 @@ from bot.evidence import BackupFile, Snapshot, size
 from bot.model import Attempt, AttemptState, Run
 from bot.ports import Database
 from bot.steps.move import heads
-from bot.steps.restore_beside import incoming_name
+from bot.steps.restore_beside import incoming_name, itself
 from bot.steps.restore_point import note, taken
 from bot.words import many
 
@@ -87,7 +87,7 @@ async def replace(world: World) -> Evidence:
     began = world.clock.monotonic()
     stands = await place.stands()
     if known.incoming is not None and stands == known.incoming.oid:
-        return Evidence("the copy was in its place already", await _seen(world, target.database))
+        return Evidence("the copy was in its place already", await _seen(world, itself(world)))
     if known.back and stands == world.plan.identity.oid:
         await place.reopen(stands)
         return Evidence("the database had not been dropped, so it is as it was", await _seen(world, target.database))
@@ -108,6 +108,8 @@ async def replace(world: World) -> Evidence:
 async def _drop(world: World, known: _Known, stands: int) -> Mapping[str, Any]:
     """Everything that is needed to go on without it is proven and remembered first; what it wore, by whoever drops it."""
     target, place = world.target, world.target.database.replacing
+    if world.plan.source is not None and world.plan.source.adopted and (rights := await target.database.reach()):
+        raise StepFailed(f"Code in the copy is somebody else's and would run by {target.database.tool.user}, who has {rights}. Nothing was executed.")
     if stands not in known.ours:
         raise StepFailed(f"{_stranger(world, stands)}. It was left alone: find out whose it is.")
     await _proven(world)
@@ -128,7 +130,7 @@ async def _proven(world: World) -> None:
     point = world.earlier.get("restore_point")
     files = [world.plan.source, taken(point)] if point is not None else [world.plan.source]
     for file in files:
-        if file is None or not await world.target.backup.usable(file):
+        if file is None or file.foreign or not await world.target.backup.usable(file):
             name = file.name if file else "The copy"
             raise StepFailed(f"{name} is gone, or is not what it was when it was made. Nothing was executed.")
 
@@ -137,19 +139,19 @@ async def _filled(world: World, known: _Known, belongings: Mapping[str, Any]) ->
     """The copy, whole, under a name of ours; a half that a dead attempt left is made again."""
     target, plan, name = world.target, world.plan, note(world.target.name, world.run)
     if known.incoming is not None and known.filled and await target.database.replacing.made(known.incoming, name):
-        await world.remember(
-            **await _seen(world, target.database.beside(known.incoming.name)), incoming=known.incoming.model_dump(mode="json"), filled=True
-        )
+        async with target.database.inside(known.incoming) as beside:
+            await world.remember(**await _seen(world, beside), incoming=known.incoming.model_dump(mode="json"), filled=True)
         return known.incoming, ()
-    if plan.source is None:
-        raise StepFailed("The plan names no copy.")
-    incoming = await target.database.replacing.make(belongings, incoming_name(target.name, world.run), name)
+    if plan.source is None or plan.source.foreign:
+        raise StepFailed("The plan names no copy that was tried.")
+    made = await target.database.replacing.make(belongings, incoming_name(target.name, world.run), name)
+    incoming = made.model_copy(update={"adopted": plan.source.adopted})
     await world.journal.keep_backup(target.name, world.run, plan.to, incoming, world.clock.now() + target.keep)
     await world.remember(incoming=incoming.model_dump(mode="json"), filled=False)
-    beside = target.database.beside(incoming.name)
-    ignored = await target.backup.restore(plan.source, beside.admin, plan.identity.version, world)
-    seen = await _seen(world, beside)
-    await _as_approved(world, beside, Snapshot(**seen["before"]))
+    async with target.database.inside(incoming) as beside:
+        ignored = await target.backup.restore(plan.source, beside.admin, plan.identity.version, world)
+        seen = await _seen(world, beside)
+        await _as_approved(world, beside, Snapshot(**seen["before"]))
     await world.remember(**seen, filled=True)
     return incoming, ignored
 

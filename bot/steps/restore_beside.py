@@ -8,6 +8,7 @@ import hashlib
 from bot.durable import Evidence, OnCrash, World, step
 from bot.errors import StepFailed
 from bot.evidence import BackupFile, size
+from bot.ports import Database
 from bot.steps import csv_beside
 from bot.steps.restore_point import note
 from bot.words import many
@@ -21,15 +22,18 @@ async def restore_beside(world: World) -> Evidence:
     target, plan = world.target, world.plan
     if plan.source is None:
         raise StepFailed("The plan names no copy. Nothing was executed.")
+    if plan.source.foreign and not csv_beside.is_csv(plan.source):
+        raise StepFailed(f"{plan.source.name} was made by others, and nobody has seen it restored elsewhere. Nothing was executed.")
     if not await target.backup.usable(plan.source):
         raise StepFailed(f"{plan.source.name} is gone, or is not what it was when it was made. Nothing was executed. Choose another backup.")
-    beside = await target.database.beside_for_restore(incoming_name(target.name, world.run), note(target.name, world.run))
+    made = await target.database.beside_for_restore(incoming_name(target.name, world.run), note(target.name, world.run))
+    beside = made.model_copy(update={"adopted": plan.source.adopted})
     await world.journal.keep_backup(target.name, world.run, plan.to, beside, world.clock.now() + target.keep)
     began = world.clock.monotonic()
-    into = target.database.beside(beside.name).admin
     if csv_beside.is_csv(plan.source):
         return await _from_csv(world, plan.source, beside)
-    ignored = await target.backup.restore(plan.source, into, plan.identity.version, world)
+    async with target.database.inside(beside) as database:
+        ignored = await target.backup.restore(plan.source, database.admin, plan.identity.version, world)
     took = world.clock.monotonic() - began
     left = f"; left out: {'; '.join(ignored[:3])}" if ignored else ""
     return Evidence(
@@ -51,6 +55,13 @@ async def _from_csv(world: World, source: BackupFile, beside: BackupFile) -> Evi
 def incoming_name(target: str, run: str) -> str:
     """Known by its comment, never by this name (databases.md F9)."""
     return f"backout_{hashlib.sha256(f'{target}/{run}'.encode()).hexdigest()[:8]}{INCOMING}"
+
+
+def itself(world: World) -> Database:
+    """The database once the copy is in its place; entered as the application does where what took it is of others' making."""
+    plan, database = world.plan, world.target.database
+    theirs = plan.source is not None and plan.source.adopted and not plan.tables_back
+    return world.target.elsewhere(database.tool) if theirs else database
 
 
 def incoming(world: World) -> BackupFile:

@@ -50,13 +50,13 @@ async def swap(world: World) -> Evidence:
 async def _look(world: World, copy: BackupFile) -> None:
     """Raises StepFailed when the copy does not stand where the plan says."""
     plan = world.plan
-    beside = world.target.database.beside(copy.name)
-    stands = await beside.heads(*plan.version)
-    if stands != heads(plan.to):
-        raise StepFailed(f"The copy stands at {', '.join(stands) or 'base'}, not at {plan.to}. Nothing was executed.")
-    await world.progress("looking at what the copy holds")
-    seen: Snapshot = await beside.snapshot(count=True)
-    answers: dict[str, Any] = {one.name: (await beside.ask(one.sql)).model_dump(mode="json") for one in world.target.verify}
+    async with world.target.database.inside(copy) as beside:
+        stands = await beside.heads(*plan.version)
+        if stands != heads(plan.to):
+            raise StepFailed(f"The copy stands at {', '.join(stands) or 'base'}, not at {plan.to}. Nothing was executed.")
+        await world.progress("looking at what the copy holds")
+        seen: Snapshot = await beside.snapshot(count=True)
+        answers: dict[str, Any] = {one.name: (await beside.ask(one.sql)).model_dump(mode="json") for one in world.target.verify}
     await world.remember(before=seen.model_dump(mode="json"), fingerprint=seen.fingerprint(), answers=answers)
 
 

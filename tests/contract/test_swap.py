@@ -109,6 +109,40 @@ async def test_a_database_for_a_restore_is_alike_and_closed_to_everybody_but_bac
     await execute(inside(shop.backout, BESIDE), "CREATE SCHEMA restored", "CREATE TABLE restored.t (id int)")
 
 
+async def test_what_is_others_is_entered_as_the_application_that_may_connect_only_meanwhile(shop: Place) -> None:
+    file = (await of(shop).beside_for_restore(BESIDE, NOTE)).model_copy(update={"adopted": True})
+    async with of(shop).inside(file) as there:
+        assert (await there.ask("SELECT session_user::text, current_database()::text")).rows == ((shop.app.user, BESIDE),)
+        await execute(there.admin, "CREATE SCHEMA restored", "CREATE TABLE public.t (id int)")
+    assert await is_out(inside(shop.app, BESIDE))
+    await shop.do(f"COMMENT ON DATABASE {BESIDE} IS 'somebody''s'")
+    with pytest.raises(StepFailed, match="does not say any more"):
+        async with of(shop).inside(file):
+            pass
+    assert await is_out(inside(shop.app, BESIDE))
+
+
+async def test_where_backout_is_the_application_it_stays_in(plain: Place) -> None:
+    lone = (await plain.another("lone")).model_copy(update={"database": "lones"})
+    await plain.do("ALTER ROLE lone CREATEDB", "CREATE DATABASE lones OWNER lone")
+    database = database_of(lone, lone)
+    file = (await database.beside_for_restore(BESIDE, NOTE)).model_copy(update={"adopted": True})
+    for _ in range(2):
+        async with database.inside(file) as there:
+            await there.identity()
+    await plain.do(f"DROP DATABASE {BESIDE}", "DROP DATABASE lones")
+
+
+async def test_nothing_of_others_is_entered_as_an_application_that_could_do_harm_elsewhere(plain: Place) -> None:
+    file = (await of(plain).beside_for_restore(BESIDE, NOTE)).model_copy(update={"adopted": True})
+    await plain.do(f"GRANT pg_write_server_files TO {quoted(plain.app.user)}")
+    assert await of(plain).reach() == "pg_write_server_files"
+    with pytest.raises(StepFailed, match="has pg_write_server_files"):
+        async with of(plain).inside(file):
+            pass
+    assert await is_out(inside(plain.app, BESIDE))
+
+
 async def test_a_dead_attempts_database_is_replaced_and_dropped_only_by_oid_and_comment(plain: Place) -> None:
     await plain.do(f"CREATE DATABASE {BESIDE} TEMPLATE template0 OWNER {plain.me}")  # it died before it could say whose it is
     first = await of(plain).beside_for_restore(BESIDE, NOTE)
