@@ -374,7 +374,7 @@ async def test_a_server_that_is_not_there_is_a_refusal_beforehand(cluster: Clust
     (refusal,) = await services.ready()
 
     assert refusal.code == "cluster_unreachable"
-    assert "can't be reached" in refusal.message
+    assert "can't be reached" in refusal.message or "gave no answer" in refusal.message, "which of the two depends on when its patience ends"
 
 
 async def test_wrong_credentials_are_said(make: Make) -> None:
