@@ -26,21 +26,21 @@ async def reach(tool: Connect) -> str:
 
 
 @asynccontextmanager
-async def entered(maintenance: Connect, role: Connect, file: BackupFile) -> AsyncIterator[Connect]:
-    """Where it is adopted, `role` may connect to it and make things there, and afterwards not connect any more. Raises StepFailed."""
-    inside, who = role.model_copy(update={"database": file.name}), quoted(role.user)
+async def entered(maintenance: Connect, admin: Connect, tool: Connect, file: BackupFile) -> AsyncIterator[Connect]:
+    """As `admin`; where it is adopted as `tool`, who may connect and make things there meanwhile, and not connect afterwards. Raises StepFailed."""
     if not file.adopted:
-        yield inside
+        yield admin.model_copy(update={"database": file.name})
         return
+    inside, who = tool.model_copy(update={"database": file.name}), quoted(tool.user)
     await _say(maintenance, file, f"GRANT CONNECT, CREATE, TEMPORARY ON DATABASE {quoted(file.name)} TO {who}")
     try:
         if rights := await reach(inside):
             raise StepFailed(
-                f"What others made comes back only by a role that can do no harm elsewhere, and {role.user} has {rights}. Nothing was executed."
+                f"What others made comes back only by a role that can do no harm elsewhere, and {tool.user} has {rights}. Nothing was executed."
             )
         yield inside
     finally:
-        if role.user != maintenance.user:  # who is Backout too stays in
+        if tool.user != maintenance.user:  # who is Backout too stays in
             await whatever_happens(_say(maintenance, file, f"REVOKE CONNECT ON DATABASE {quoted(file.name)} FROM {who}"))
 
 

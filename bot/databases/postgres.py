@@ -311,7 +311,7 @@ class PostgresDatabase:
 
     @asynccontextmanager
     async def inside(self, file: BackupFile) -> AsyncIterator[PostgresDatabase]:
-        async with adopted.entered(self._maintenance, self.tool if file.adopted else self.admin, file) as enters:
+        async with adopted.entered(self._maintenance, self.admin, self.tool, file) as enters:
             yield PostgresDatabase(target=self.target, tool=enters, admin=enters, maintenance_database=self._maintenance.database)
 
     async def reach(self) -> str:
@@ -346,15 +346,15 @@ class PostgresDatabase:
         return await self._swap.happened(incoming, kept)
 
     async def compare_tables(self, tables: Sequence[str], source: BackupFile, progress: Progress) -> tuple[Compared, ...]:
-        async with self.inside(source) as there:
-            return await tables_beside.compare(self.admin, there.admin, source, tables, progress)
+        async with adopted.entered(self._maintenance, self.admin, self.tool, source) as there:
+            return await tables_beside.compare(self.admin, there, source, tables, progress)
 
     async def load_csv(self, table: str, rows: AsyncIterator[bytes]) -> int:
         return await csv_rows.load(self.admin, table, rows)
 
     async def merge_tables(self, tables: Sequence[str], source: BackupFile, rule: MergeRule, progress: Progress) -> Merged:
-        async with self.inside(source) as there:
-            return await merge_tables.merge(self.admin, there.admin, source, tables, rule, progress)
+        async with adopted.entered(self._maintenance, self.admin, self.tool, source) as there:
+            return await merge_tables.merge(self.admin, there, source, tables, rule, progress)
 
     async def archive(
         self, losses: Sequence[Loss], sink: ArchiveSink, progress: Progress, touched: Mapping[str, Touched]
