@@ -28,7 +28,7 @@ from bot.stores.names import is_listed, readable, writable
 _PART = 10 << 20  # bytes; S3 takes 10,000 of them: 100 GB
 _AT_ONCE = 2  # parts under way
 _BLOCK = 1 << 20  # bytes that are handed on
-_READ = 4 << 20  # bytes of one request
+_READ = 6 << 20  # bytes of one request
 _PAGE = 1000  # entries
 _RETRY = {
     "max_retries": 4,
