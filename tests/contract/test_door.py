@@ -84,6 +84,16 @@ async def test_nobody_but_backout_gets_in_and_sessions_that_were_in_are_ended(sh
     await shop.door.prove(RUN)
 
 
+async def test_a_comment_that_reads_like_backouts_own_keeps_no_door_closed(plain: Place, notebook: Notebook) -> None:
+    name = plain.app.database
+    await execute(plain.superuser, f"COMMENT ON DATABASE {quoted(name)} IS 'Backout: rolls this one back'")
+    await close(plain, notebook)
+    assert await is_out(plain.app)
+    facts = await plain.door.open(RUN, notebook.facts)
+    assert facts["opened"]
+    assert not await is_out(plain.app)
+
+
 async def test_clients_that_reconnect_stay_out_and_are_back_after_opening(plain: Place, notebook: Notebook) -> None:
     came, refusals = asyncio.Queue[bool](), 0
     stop = asyncio.Event()

@@ -11,7 +11,7 @@ import pytest
 from bot.place import Connect
 from tests.crash.test_copies import run_roles
 from tests.crash.world import journal_held, waits_in_the_journal
-from tests.harness import Bot
+from tests.harness import Bot, Json
 from tests.scenario import parts
 from tests.scenario.real import DOOR, MakeShop
 from tests.scenario.real import make_shop as make_shop  # noqa: PLC0414  pytest finds the fixture here
@@ -161,17 +161,22 @@ async def test_after_a_failure_in_the_middle_retry_ends_it(make_shop: MakeShop, 
     assert run_roles(server) == []
 
 
-async def test_after_a_failure_with_no_database_there_the_restore_point_comes_back(make_shop: MakeShop, server: Connect) -> None:
-    """The backup vanishes when the database was dropped already: then its own dump is the way back, and every row is as it was."""
-    bot, name = await hurt_shop(make_shop)
-    whole, acl = bot.query(ALL), bot.query(ACL)
+async def dropped_and_backup_gone(bot: Bot, name: str) -> Json:
+    """The card that asks: the database is dropped, and its copy can't be had any more."""
     ((path,),) = bot.journaled(f"select file->>'path' from backout.backups where name = '{name}'")
     await asked(bot, name)
     with journal_held(bot, "backups", FILLING):
         await pressed(bot)
         await waits_in_the_journal(bot)
         spoil(path)
-    card = await bot.card_in("needs_decision")
+    return await bot.card_in("needs_decision")
+
+
+async def test_after_a_failure_with_no_database_there_the_restore_point_comes_back(make_shop: MakeShop, server: Connect) -> None:
+    """The backup vanishes when the database was dropped already: then its own dump is the way back, and every row is as it was."""
+    bot, name = await hurt_shop(make_shop)
+    whole, acl = bot.query(ALL), bot.query(ACL)
+    card = await dropped_and_backup_gone(bot, name)
     assert oid(bot, server) is None
     assert ("Restore", "restore") in parts.buttons(card)
     await bot.slack.click(card, "restore", "U0DBA")
@@ -188,13 +193,7 @@ async def test_after_a_failure_with_no_database_there_the_restore_point_comes_ba
 
 async def test_who_leaves_it_without_a_database_is_told_so_with_the_dump(make_shop: MakeShop, server: Connect) -> None:
     bot, name = await hurt_shop(make_shop)
-    ((path,),) = bot.journaled(f"select file->>'path' from backout.backups where name = '{name}'")
-    await asked(bot, name)
-    with journal_held(bot, "backups", FILLING):
-        await pressed(bot)
-        await waits_in_the_journal(bot)
-        spoil(path)
-    card = await bot.card_in("needs_decision")
+    card = await dropped_and_backup_gone(bot, name)
     await bot.slack.click(card, "leave", "U0DBA")
     card = await parts.ends(bot, "failed")
     assert "There is NO database shop" in str(card)
