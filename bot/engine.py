@@ -161,7 +161,7 @@ async def launch(url: str, lease: Lease, advance: Advance) -> None:
     }
     DBOS(config=config)
     DBOS.launch()
-    await DBOS.register_queue_async(QUEUE, partition_concurrency=1, polling_interval_sec=0.05)
+    await DBOS.register_queue_async(QUEUE, partition_concurrency=1, polling_interval_sec=0.2)
 
 
 def close() -> None:

@@ -136,6 +136,9 @@ class Writing(Protocol):
     async def write(self, data: bytes) -> None:
         """Raises StepFailed."""
 
+    async def settle(self) -> None:
+        """What a program wrote there is whole: it may be made durable and its checksum be taken while it is still looked at. Raises StepFailed."""
+
 
 class Store(Protocol):
     """Where copies are kept. Names are plain file names; what others put there may lie in a folder: `nightly/toc.dat`.

@@ -48,7 +48,7 @@ class Runner(Protocol):
         """`name` is the attempt's application_name, by which what is left is known; `copy`: for a rehearsal. Raises ProgramMissing, StepFailed."""
 
     async def prepare(self, argv: Sequence[str], *, env: Mapping[str, str], directory: Path) -> None:
-        """A program may be started ahead, where that costs nothing else; `start` takes it for exactly these words, as long as it is fresh."""
+        """A program may be started ahead, where that costs nothing else; `start` takes it for exactly these words. It may wait for long."""
 
     async def ready(self) -> tuple[Refusal, ...]:
         """What stands in its way right now; a warning is not in the way."""

@@ -22,6 +22,7 @@ from bot.backups.spool import Spool
 from bot.backups.strangers import Strangers
 from bot.errors import ProgramFailed, StepFailed
 from bot.evidence import BackupFile, Found
+from bot.finishing import both
 from bot.keeping import Store, Work, Writing
 from bot.place import Connect, Session
 from bot.process import Finished, redact, run, start
@@ -94,7 +95,7 @@ class DumpBackup:
         async with self._store.write(name, earlier) as out:
             self._judge(await self._dump(client, out, work, version))
             await work.progress("dump: reading it back")
-            objects = await self._prove(client, out.file) if out.file else 0
+            objects = (await both(self._prove(client, out.file), out.settle()))[0] if out.file else 0
         if not out.file:
             objects = await self._prove_stored(client, name, out.sha256)
         await self._remember(name, out.sha256)

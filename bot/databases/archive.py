@@ -16,9 +16,9 @@ from bot.databases import large_objects
 from bot.databases.connecting import Connection, connected, words
 from bot.databases.pieces import LONG, PINNED, Key, Piece, fields_of, pieces, unreadable
 from bot.databases.table_facts import read_facts
-from bot.databases.tables import both
 from bot.errors import StepFailed
 from bot.evidence import Loss, Part, Touched
+from bot.finishing import both
 from bot.keeping import ArchiveSink, ArchiveSource
 from bot.place import Connect
 from bot.ports import Progress

@@ -88,17 +88,23 @@ async def column(session: Connection, unit: Unit, shape: Shape, lost: Column) ->
     there = f"{lost.value} IS DISTINCT FROM NULL"
     written = there if lost.fallback is None else f"{there} AND {lost.text} IS DISTINCT FROM {_default(lost)}"
     try:
-        rows = count = others = size = 0
+        rows = size = 0
+        values, others = Tally(), Tally()
         for part in unit.parts:
-            sql = f"SELECT count(*), count({lost.value}), count(*) FILTER (WHERE {written}), coalesce(sum(pg_column_size({lost.value})), 0)::bigint"
-            found = await session.fetchrow(f"{sql} {part.from_}", timeout=PATIENCE)
-            rows, count, others, size = (one + other for one, other in zip((rows, count, others, size), found or (), strict=True))
-        tally = await _tally(session, unit.parts, shape, written if others else there) if count else Tally()
+            sql = f"""SELECT count(*), coalesce(sum(pg_column_size({lost.value})), 0)::bigint, count({lost.value}), {_newest(shape, there)},
+              count(*) FILTER (WHERE {written}), {_newest(shape, written)} {part.from_}"""
+            found = await session.fetchrow(sql, timeout=PATIENCE) or (0, 0, 0, None, 0, None)
+            rows, size = rows + found[0], size + found[1]
+            values.merge(Tally(*found[2:4]))
+            others.merge(Tally(*found[4:]))
+        tally = others if others.count else values
+        if tally.count:
+            await _add_keys(session, tally, unit.parts, shape, written if others.count else there)
     except asyncpg.PostgresError as error:
         return Loss(kind="column", name=name, why=_why_not(error))
     why = "generated: an upgrade computes it again" if lost.generated else ""
-    others = 0 if lost.generated else others
-    return Loss(kind="column", name=name, count=count, written=others, of=rows, bytes=size, newest=tally.newest, keys=tally.keys, why=why)
+    written_to = 0 if lost.generated else others.count
+    return Loss(kind="column", name=name, count=values.count, written=written_to, of=rows, bytes=size, newest=tally.newest, keys=tally.keys, why=why)
 
 
 def _packed(unit: Unit) -> str:
@@ -115,18 +121,26 @@ def _default(lost: Column) -> str:
 
 async def _tally(session: Connection, parts: Iterable[Table], shape: Shape, where: str) -> Tally:
     """Rows, their newest timestamp, and the first three keys."""
-    moment, key = shape.newest(), shape.key()
-    newest = f"max({moment.value}) FILTER (WHERE isfinite({moment.value}))::text" if moment else "NULL::text"
-    names = [column.ident for column in key]
     total = Tally()
     for part in parts:
-        row = await session.fetchrow(f"SELECT count(*), {newest} {part.from_} WHERE {where}", timeout=PATIENCE)
+        row = await session.fetchrow(f"SELECT count(*), {_newest(shape, 'true')} {part.from_} WHERE {where}", timeout=PATIENCE)
         total.merge(Tally(*(row or (0, None))))
-        if key:
-            texts, order = (", ".join(one) for one in ([c.text for c in key], [c.value if c.base else c.text for c in key]))
-            for values in await session.fetch(f"SELECT {texts} {part.from_} WHERE {where} ORDER BY {order} LIMIT {SAMPLES}", timeout=PATIENCE):
-                total.add(None, tuple(values), names, times=0)
+    await _add_keys(session, total, parts, shape, where)
     return total
+
+
+def _newest(shape: Shape, where: str) -> str:
+    moment = shape.newest()
+    return f"max({moment.value}) FILTER (WHERE isfinite({moment.value}) AND {where})::text" if moment else "NULL::text"
+
+
+async def _add_keys(session: Connection, total: Tally, parts: Iterable[Table], shape: Shape, where: str) -> None:
+    if not (key := shape.key()):
+        return
+    texts, order = (", ".join(one) for one in ([c.text for c in key], [c.value if c.base else c.text for c in key]))
+    for part in parts:
+        for values in await session.fetch(f"SELECT {texts} {part.from_} WHERE {where} ORDER BY {order} LIMIT {SAMPLES}", timeout=PATIENCE):
+            total.add(None, tuple(values), [column.ident for column in key], times=0)
 
 
 def _why_not(error: asyncpg.PostgresError) -> str:

@@ -18,8 +18,9 @@ from bot.databases import counting, guards, merging
 from bot.databases.connecting import LOST, Connection, connected, words
 from bot.databases.counting import Unit, leaves
 from bot.databases.merging import Part, Question
-from bot.databases.tables import READING, Column, Shape, Table, Tally, both, read_shapes, read_tables, same_bytes
+from bot.databases.tables import READING, Column, Shape, Table, Tally, read_shapes, read_tables, same_bytes
 from bot.evidence import Loss, LossKind, Touched
+from bot.finishing import both
 from bot.place import Connect
 
 Progress = Callable[[str], Awaitable[None]]

@@ -20,8 +20,9 @@ from asyncpg import PostgresError, Record
 from asyncpg.cursor import Cursor
 
 from bot.databases.connecting import LOST, Connection
-from bot.databases.tables import PATIENCE, ROW, Column, Table, Tally, both, comparable
+from bot.databases.tables import PATIENCE, ROW, Column, Table, Tally, comparable
 from bot.evidence import Touched
+from bot.finishing import both
 
 _BLOCK = 5000  # rows that are compared at once
 _KEYS = 50_000  # of rows that are gone or changed, kept one by one

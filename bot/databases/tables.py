@@ -7,11 +7,10 @@ Values are turned into text by the output functions of their types, never by cas
 
 from __future__ import annotations
 
-import asyncio
 import re
-from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 import asyncpg
 
@@ -33,7 +32,6 @@ READING = {
 }
 PATIENCE = 6 * 3600.0  # seconds for one query: the driver's own limit is for catalogs
 SAMPLES = 3
-T = TypeVar("T")
 ROW = "_backout_"  #: what a table is called in our queries, so that no column of it can be mistaken for the row
 
 _TABLES = """
@@ -156,16 +154,6 @@ class Shape:
         """The timestamp that says best when a row was written."""
         moments = [column for column in self.columns.values() if column.base in _MOMENTS]
         return next((column for looks in _WHEN for column in moments if looks.search(column.name)), None)
-
-
-async def both(one: Awaitable[T], other: Awaitable[T]) -> tuple[T, T]:
-    """At once. When one fails the other is still waited for: a session can't be left in the middle of a query."""
-    mine, theirs = await asyncio.gather(one, other, return_exceptions=True)
-    if isinstance(mine, BaseException):
-        raise mine
-    if isinstance(theirs, BaseException):
-        raise theirs
-    return mine, theirs
 
 
 async def read_tables(session: Connection, *, sizes: bool) -> dict[int, Table]:

@@ -12,7 +12,8 @@ from typing import Any
 
 from bot.durable import World
 from bot.errors import FenceLost, OutcomeUnknown, Refusal, StepFailed
-from bot.evidence import BackupFile, Locked, PutBack, Ran, Rehearsal, Snapshot
+from bot.evidence import BackupFile, Locked, Loss, PutBack, Ran, Rehearsal, Snapshot
+from bot.finishing import both
 from bot.model import Plan
 from bot.ports import Database, Scratch
 from bot.rollback import compare, hold, loss, sample
@@ -67,8 +68,8 @@ async def _tried(world: World, measured: _Measured) -> Rehearsal:
     now, sampled = world.clock.monotonic, sample.wanted(world)
     async with scratches.open(world, sampled=sampled) as scratch:
         measured.server = scratch.says
-        filled = await _filled(world, scratch, seconds, sampled=sampled)
         copy = _Copy(world, scratch, *scratch.at(_COPY))
+        filled = await _filled(world, scratch, copy.tool, seconds, sampled=sampled)
         before = await copy.database.snapshot(count=False)
         began = now()
         try:
@@ -76,12 +77,8 @@ async def _tried(world: World, measured: _Measured) -> Rehearsal:
         finally:
             seconds["move"] = round(now() - began, 1)
         after = await copy.database.snapshot(count=False)
-        await world.progress("comparing every row with the copy as it was")
-        losses = plan.data(await copy.database.lost_since(scratch.superuser(_BEFORE), world.progress, sampled=sampled))
-        if sampled:
-            losses = await sample.counted(world, losses, before.objects)
+        losses, (expected, findings) = await both(copy.losses(before, sampled=sampled), copy.expected(before, after))
         attributed = loss.attributed(losses, plan.foreseen, [each.revision for each in plan.undone])
-        expected, findings = await copy.expected(before, after)
         put_back = await copy.put_back() if not sampled else ()
         began = now()
         forward, forward_says = await copy.forward(before)
@@ -111,7 +108,7 @@ class _Filled:
         return (*said, *self.cut)
 
 
-async def _filled(world: World, scratch: Scratch, seconds: dict[str, float], *, sampled: bool) -> _Filled:
+async def _filled(world: World, scratch: Scratch, tool: MigrationTool, seconds: dict[str, float], *, sampled: bool) -> _Filled:
     """The copy, cut off, and its clone as it was before. Raises StepFailed, Refusal, OutcomeUnknown."""
     now = world.clock.monotonic
     began, file, rows = now(), None, None
@@ -126,6 +123,7 @@ async def _filled(world: World, scratch: Scratch, seconds: dict[str, float], *, 
         seconds["back_up"], file = backed_up.seconds or 0.0, BackupFile(**backed_up.facts["file"])
         said = _said(await world.target.backup.restore(file, scratch.superuser(_COPY), scratch.version, world, owners=scratch.owners))
         await world.journal.prove_backup(world.target.name, file.name)
+    await tool.prepare()
     cut = await scratch.cut_off(_COPY)
     await scratch.clone(_COPY, _BEFORE)
     seconds["restore"] = round(now() - began, 1)
@@ -137,7 +135,7 @@ class _Copy:
 
     def __init__(self, world: World, scratch: Scratch, database: Database, tool: MigrationTool) -> None:
         self._world, self._scratch, self._plan = world, scratch, world.plan
-        self.database, self._tool = database, tool
+        self.database, self.tool = database, tool
 
     async def move(self, measured: _Measured) -> Mapping[str, Any]:
         """The plan's exact move. Raises Refusal(rehearsal_failed)."""
@@ -145,9 +143,9 @@ class _Copy:
         await self._world.progress(f"{'upgrade' if forward else 'downgrade'} of the copy")
         try:
             if forward:
-                facts = await self._up(self._tool, plan)
+                facts = await self._up(self.tool, plan)
             else:
-                facts = await self._tool.downgrade(plan.to, self._world)
+                facts = await self.tool.downgrade(plan.to, self._world)
         except StepFailed as error:  # also when nobody can say: a copy has no other end
             measured.facts = error.facts
             if not self._scratch.owners and error.facts.get("error", {}).get("sqlstate") == _DENIED:
@@ -166,6 +164,12 @@ class _Copy:
         scripts = {each.revision: each.sha256 for each in plan.undone}
         lower, upper = (plan.from_, plan.to) if plan.strategy == "reapply" else (plan.to, plan.from_)
         return await tool.upgrade(upper, self._world, from_=heads(lower), scripts=scripts)
+
+    async def losses(self, before: Snapshot, *, sampled: bool) -> tuple[Loss, ...]:
+        """What the move destroyed, by every row of the copy as it was."""
+        await self._world.progress("comparing every row with the copy as it was")
+        losses = self._plan.data(await self.database.lost_since(self._scratch.superuser(_BEFORE), self._world.progress, sampled=sampled))
+        return await sample.counted(self._world, losses, before.objects) if sampled else losses
 
     async def expected(self, before: Snapshot, after: Snapshot) -> tuple[str, tuple[str, ...]]:
         """The move's change against the change between two databases built from nothing (databases.md F17). Raises Refusal(empty_downgrade)."""
@@ -219,7 +223,7 @@ class _Copy:
             return "not tried", ""
         await self._world.progress("up again on the copy")
         try:
-            await self._up(self._tool, self._plan)
+            await self._up(self.tool, self._plan)
         except (StepFailed, Refusal) as error:
             return "fails", f"Up again fails: {error}"[:400]
         differs = compare.back_again(before, await self.database.snapshot(count=False), leave_out=self._plan.versions)

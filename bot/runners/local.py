@@ -16,21 +16,15 @@ from bot.errors import ProgramMissing, Refusal
 from bot.place import Connect
 from bot.running import Program
 
-_FRESH = 300.0  # seconds; what was started ahead of that may be of libraries that were replaced meanwhile
 _Words: TypeAlias = tuple[tuple[str, ...], frozenset[tuple[str, str]], Path]
 
 
 @dataclass
 class _Ahead:
-    """A program that waits for its first word, since `began`; `stack` ends it."""
+    """A program that waits for its first word; `stack` ends it."""
 
     program: process.Running
     stack: AsyncExitStack
-    began: float
-
-    @property
-    def fit(self) -> bool:
-        return not self.program.ended and asyncio.get_running_loop().time() - self.began < _FRESH
 
 
 class LocalRunner:
@@ -48,6 +42,7 @@ class LocalRunner:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self._ahead: dict[_Words, _Ahead] = {}
+        self._starting = asyncio.Lock()
 
     def seen(self, connect: Connect, *, copy: bool) -> Connect:
         return connect
@@ -58,17 +53,21 @@ class LocalRunner:
     async def prepare(self, argv: Sequence[str], *, env: Mapping[str, str], directory: Path) -> None:
         """Raises ProgramMissing."""
         words = _words(argv, env, directory)
-        if words in self._ahead and self._ahead[words].fit:
-            return
-        await self._drop(words)
-        stack = AsyncExitStack()
-        program = await stack.enter_async_context(_started(argv, env, directory))
-        self._ahead[words] = _Ahead(program, stack, asyncio.get_running_loop().time())
+        async with self._starting:
+            if self._waits(words):
+                return
+            await self._drop(words)
+            stack = AsyncExitStack()
+            program = await stack.enter_async_context(_started(argv, env, directory))
+            self._ahead[words] = _Ahead(program, stack)
 
     async def clean(self, running: Collection[str]) -> None:
         """What was started ahead. Nothing else is left: a program ends with its process group, and its sessions are ended by name."""
         for words in list(self._ahead):
             await self._drop(words)
+
+    def _waits(self, words: _Words) -> bool:
+        return words in self._ahead and not self._ahead[words].program.ended
 
     async def _drop(self, words: _Words) -> None:
         if one := self._ahead.pop(words, None):
@@ -78,7 +77,7 @@ class LocalRunner:
     async def start(self, argv: Sequence[str], *, env: Mapping[str, str], directory: Path, name: str, copy: bool) -> AsyncIterator[Program]:
         """Raises ProgramMissing, which tells a missing folder from a missing program."""
         words = _words(argv, env, directory)
-        if words in self._ahead and self._ahead[words].fit:
+        if self._waits(words):
             one = self._ahead.pop(words)
             async with one.stack:
                 yield one.program

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from bot.errors import Refusal, StepFailed
 from bot.evidence import Stored
+from bot.finishing import both
 from bot.stores.names import PARTIAL, is_listed, readable, writable
 
 _BLOCK = 1 << 20  # bytes
@@ -181,16 +182,22 @@ class _Partial:
         self._hash.update(data)
         self.size += len(data)
 
+    async def settle(self) -> None:
+        with _said(self.file, "kept"):
+            await both(asyncio.to_thread(os.fsync, self._file), asyncio.to_thread(self._hash_file))
+
     def end(self) -> None:
         """On the disk, and its checksum known: from what was written, or from what a program wrote."""
         os.fsync(self._file)
-        size = os.fstat(self._file).st_size
-        if self.size == size:
+        if self.size != os.fstat(self._file).st_size:
+            self._hash_file()
+        elif not self.sha256:
             self.sha256 = self._hash.hexdigest()
-            return
+
+    def _hash_file(self) -> None:
         with self.file.open("rb") as file:
             self.sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        self.size = size
+            self.size = os.fstat(file.fileno()).st_size
 
 
 def _begun(path: Path) -> int:

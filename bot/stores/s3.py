@@ -185,6 +185,9 @@ class _Upload:
         while len(self._waiting) >= (_PART if self._sending is None else _BLOCK):
             await self._hand_on()
 
+    async def settle(self) -> None:
+        """No program writes here by itself."""
+
     async def _hand_on(self) -> None:
         """obstore makes parts of the blocks: here none of them is kept."""
         waiting, self._waiting = self._waiting, bytearray()

@@ -25,6 +25,7 @@ REHEARSAL = "BACKOUT_REHEARSAL"  #: in the tool's environment it says that this 
 # HOME is inherited, and its ~/.pgpass may open production; libpq passes over a file that is not there.
 _NO_PASSWORDS = {"PGPASSFILE": "/nowhere/pgpass", "PGSERVICEFILE": "/nowhere/pg_service.conf"}
 _HELPER = alembic_helper.source()
+_STALE = 98  # its exit code; it had begun before the application's libraries were replaced, and read nothing
 _KEEPS_PLACE = {"user", "password", "host", "port", "database", "url"}
 Take = Callable[[Frame, Program], Awaitable[None]]
 
@@ -52,14 +53,16 @@ class HelperProgram:
         common = {"config": settings.config, "section": settings.section, "x": settings.x, "copy": self._on_a_copy}
         private = {"nonce": nonce, "connect": secret, "env": self._of_this_call(application)}
         try:
-            async with self._runner.start(
-                self._argv(), env=self._environment(), directory=settings.directory.absolute(), name=application, copy=self._on_a_copy
-            ) as program:
-                await program.send(json.dumps({**common, **private, **request}).encode() + b"\n")
-                async for data in program.output():
-                    for frame in frames.feed(data):
-                        await take(frame, program)
-                await program.wait()
+            code = _STALE
+            while code == _STALE:
+                async with self._runner.start(
+                    self._argv(), env=self._environment(), directory=settings.directory.absolute(), name=application, copy=self._on_a_copy
+                ) as program:
+                    await program.send(json.dumps({**common, **private, **request}).encode() + b"\n")
+                    async for data in program.output():
+                        for frame in frames.feed(data):
+                            await take(frame, program)
+                    code = await program.wait()
         finally:
             trace.alien = frames.alien
 

@@ -94,7 +94,7 @@ async def test_one_that_ended_meanwhile_is_not_taken(tmp_path: Path) -> None:
         (prepared,) = waiting() - before
         os.kill(prepared, 9)
         async with asyncio.timeout(60):
-            while any(one.fit for one in runner._ahead.values()):  # noqa: ASYNC110  another process's end
+            while not all(one.program.ended for one in runner._ahead.values()):  # noqa: ASYNC110  another process's end
                 await asyncio.sleep(0.01)
         async with started(runner, tmp_path) as program:
             assert await said(program, b"here\n") == b"here\n"

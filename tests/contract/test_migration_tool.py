@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Mapping
@@ -552,6 +553,29 @@ async def test_a_program_that_was_started_ahead_runs_the_scripts_as_they_are_whe
         assert (await tool.read()).current == ("0004",)
     finally:
         await runner.clean(())
+
+
+async def test_a_program_that_was_started_ahead_gives_way_when_the_applications_libraries_are_upgraded(shop: Shop) -> None:
+    shop.project(by_environment())
+    library, starts = shop.directory.parent / "library", shop.directory.parent / "starts"
+    library.mkdir()
+    starting = library / "sitecustomize.py"
+    starting.write_text(f"open({str(starts)!r}, 'a').write('old ')")
+    runner = LocalRunner(LocalRunner.Settings())
+    tool = shop.tool(runner, env={"PYTHONPATH": str(library), "DATABASE_URL": "{url}"})
+    await tool.prepare()
+    try:
+        (waiting,) = (one.program.pid for one in runner._ahead.values())
+        await until(lambda: asyncio.to_thread(_is_in_select, waiting))
+        starting.write_text(f"open({str(starts)!r}, 'a').write('the new one ')")
+        assert (await tool.read()).current == ("0005",)
+        assert starts.read_text() == "old the new one "
+    finally:
+        await runner.clean(())
+
+
+def _is_in_select(pid: int) -> bool:
+    return bool(re.search("poll|select", Path(f"/proc/{pid}/wchan").read_text()))
 
 
 async def test_the_password_is_in_no_argument_list(shop: Shop) -> None:

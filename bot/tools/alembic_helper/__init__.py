@@ -6,7 +6,8 @@ In : stdin        one line: the request (JSON, holds a password); before it move
                   begin. What the request names as `env` belongs to the environment before any user code runs
 Out: frames on the first stdout, one a line: RS NONCE SP SEQ.PART/PARTS SP PIECE-OF-JSON NL
      What user code prints (Python, C, child processes) comes as frames of kind `out`, in order.
-Exit: 0 done, 1 failed, 97 refused. Any refusal is os._exit: no `except`, atexit or event loop of user code can go on after it.
+Exit: 0 done, 1 failed, 97 refused, 98 nothing was read, since what it had imported was replaced while it waited. Any refusal is os._exit: no
+`except`, atexit or event loop of user code can go on after it.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from typing import Any
 ENVIRON = os.environ  # noqa: TID251  this is the application's process, not Backout's
 OWNER = os.getpid()
 REFUSED = 97
+STALE = 98
 PIECE = 3000  # bytes; with its head below PIPE_BUF (4096), so that one write is atomic on a pipe
 HEAD, TAIL = 64 * 1024, 16 * 1024  # bytes of output that are passed on as they come, and kept of the rest
 # psycopg2.extras, psycopg.types and the like make no connection

@@ -7,13 +7,14 @@ import importlib
 import inspect
 import json
 import os
+import select
 import sys
 from contextlib import suppress
 from typing import Any
 
 from . import HERE, OWN_PATH
 from .connections import on_connect, on_do_connect
-from .frames import CONNECT, ENVIRON, NOW, OWNER, REFUSED, REQUEST, Pump, emit, listen_to_forks, refuse
+from .frames import CONNECT, ENVIRON, NOW, OWNER, REFUSED, REQUEST, STALE, Pump, emit, listen_to_forks, refuse
 from .gate import gate
 from .history import described, history, said
 from .locks import cost
@@ -76,6 +77,19 @@ def load() -> None:
         importlib.import_module("sqlalchemy.dialects.postgresql")
 
 
+def imported() -> dict[str, Any]:
+    """By file of what is imported: when it was written and how long it is. It may wait for days, and the application be upgraded meanwhile."""
+    found: dict[str, Any] = {}
+    for module in list(sys.modules.values()):
+        file = getattr(module, "__file__", None)
+        if isinstance(file, str):
+            found[file] = None
+            with suppress(OSError):
+                there = os.stat(file)
+                found[file] = (there.st_mtime_ns, there.st_size)
+    return found
+
+
 def work() -> None:
     try:
         alembic = importlib.import_module("alembic")
@@ -105,6 +119,10 @@ def main() -> None:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # user code that asks for input gets its end, and can't take our `go`
     requests = os.fdopen(NOW.control, "r", encoding="utf-8")
     load()
+    known = imported()
+    select.select([requests], [], [])
+    if imported() != known:
+        os._exit(STALE)
     line = requests.readline()
     if not line.endswith("\n"):
         os._exit(REFUSED)
