@@ -14,6 +14,7 @@ from tests.harness import Bot, Json, configuration, workspace
 
 _WITHIN = 3600.0
 _READING = 5.0  # seconds: nobody approves faster
+_UP = 3.0  # seconds that it has been up: it did not start for this command
 _ENDS = ("succeeded", "failed", "aborted", "rejected", "expired", "refused", "needs_decision")
 
 _ASKED = """SELECT extract(epoch FROM e.at - r.created) FROM backout.runs r JOIN backout.events e ON e.run = r.id AND e.kind = 'asked'"""
@@ -33,6 +34,7 @@ async def deployed(ground: Ground, database: str, *, project: Path = shop.DIRECT
         bot.environ["ADMIN_URL"] = ground.superuser(database).url()
         try:
             await bot.start()
+            await asyncio.sleep(_UP)
             yield bot
         finally:
             if bot.process is not None:
