@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from bot.databases import cutting, dressing, likeness, timescale
+from bot.databases.clone import share_blocks
 from bot.databases.connecting import Connection, connected, quoted
 from bot.databases.likeness import Likeness
 from bot.errors import ConfigError, ProgramFailed, Refusal
@@ -153,6 +154,7 @@ class ServerScratch:
     async def clone(self, source: str, name: str) -> None:
         """Raises StepFailed: also when somebody is still in the source after 5 s."""
         async with connected(self._admin, _WRITING) as session:
+            await share_blocks(session, self.version)
             sql = f"CREATE DATABASE {quoted(self._real(name))} TEMPLATE {quoted(self._real(source))}{self._strategy()}"
             await session.execute(sql, timeout=cutting.AT_MOST)
             self._note(await likeness.set_up(session, self._like, self._real(name)))
