@@ -126,10 +126,11 @@ def _rejected(view: View) -> str:
 
 def _refused(view: View) -> str:
     refusal = view.run.refusal or {}
-    tried = view.run.attempts and not story.touched(view.run)
+    untouched = view.run.attempts and not story.touched(view.run)
+    tried = untouched and any(attempt.step not in ("back_up", "recover") for attempt in view.run.attempts)
     after = " after it was tried on a copy" if tried else ""
     lines = [f"*Refused{after}* ({code(refusal.get('code', 'refused'))}). {safe(refusal.get('message', ''), 800)}"]
-    if tried:
+    if untouched:
         lines.append("Production was not touched.")
     if refusal.get("next"):
         lines.append(f"*Next:* {safe(refusal['next'], 500)}")

@@ -210,6 +210,14 @@ def test_what_the_copy_proved_wrong_is_refused_with_the_ways_that_are_left() -> 
     assert "Refused" in said(CARDS["empty_downgrade"]()).text, "who watched it in the thread hears of it too"
 
 
+def test_an_instant_that_nobody_recovered_was_not_tried() -> None:
+    gave_up = {"code": "address_refused", "message": "Nobody entered an address within 12 h.", "next": "Ask again when the server is there."}
+    attempts = (attempt("recover", AttemptState.FAILED, gave_up),)
+    blocks = texts(card(view(State.REFUSED, plan=plan(rehearsal=None), digest=None, seats=(), attempts=attempts, refusal=gave_up)))
+    assert blocks[1].startswith("*Refused* (`address_refused`). Nobody entered")
+    assert "Production was not touched." in blocks[1]
+
+
 # ------------------------------------------------------------------ forward again
 
 
