@@ -49,7 +49,7 @@ def losses(plan: Plan) -> str:
     if plan.way.in_place:
         kept = "*The database is dropped:* the only way back is the dump that is taken right before, when the writers have stopped."
     if plan.way.at_provider:
-        return "*Everything written since that backup is gone from the service,* in every database on the server. How much is not known."
+        return "*Everything written since that backup is gone from the service,* in every database on the server."
     if not plan.loss:
         return f"{'Nothing would be missing.' if plan.rehearsal and plan.rehearsal.done else 'What would be missing is not known.'} {kept}"
     worst = worst_first(plan.loss)

@@ -159,17 +159,23 @@ def _mounted(noted: Mapping[str, Any], volumes: list[Json]) -> str | None:
 def _read(noted: Mapping[str, Any], patch: Json) -> StagedSwap:
     """Of the patch: the one fresh volume that takes the place of the former one; and whatever else there is."""
     at = f"services.{noted['service']}.volumeMounts"
-    mounts = ((patch.get("services") or {}).get(noted["service"]) or {}).get("volumeMounts") or {}
+    mounts = _inside(patch, "services", noted["service"], "volumeMounts")
     fresh = [name for name, mount in mounts.items() if name not in noted["known"] and isinstance(mount, dict)
              and mount.get("mountPath") == noted["mount"] and set(mount) <= _MOUNT]  # fmt: skip
     if len(fresh) != 1:
         return StagedSwap("", tuple(_named(patch)))
-    volumes = (patch.get("volumes") or {}).get(fresh[0]) or {}
     ours = {f"{at}.{fresh[0]}.{key}" for key in _MOUNT} | {f"volumes.{fresh[0]}.{key}" for key in _FRESH}
-    ours |= {f"volumes.{fresh[0]}"} if not volumes else set()
+    ours |= {f"volumes.{fresh[0]}"} if _inside(patch, "volumes").get(fresh[0]) == {} else set()
     if mounts.get(noted["volume"], 0) is None:
         ours.add(f"{at}.{noted['volume']}")
     return StagedSwap(fresh[0], tuple(name for name in _named(patch) if name not in ours))
+
+
+def _inside(patch: Any, *keys: str) -> Json:
+    """What lies there; empty where nothing does, or something else."""
+    for key in keys:
+        patch = patch.get(key) if isinstance(patch, dict) else None
+    return patch if isinstance(patch, dict) else {}
 
 
 def _named(patch: Any, prefix: str = "", depth: int = 5) -> list[str]:

@@ -14,7 +14,7 @@ from bot.keeping import Provider, Restoring
 from bot.model import Plan, PlanStep
 from bot.moment import told
 from bot.ports import Journal
-from bot.rollback import pace, plan_copies, route
+from bot.rollback import newer, pace, plan_copies, route
 from bot.rollback.plan_copies import UNKNOWN
 from bot.words import many
 
@@ -23,7 +23,7 @@ _DATABASES = """SELECT datname FROM pg_catalog.pg_database WHERE NOT datistempla
 _FOLLOWERS = """SELECT 'session', coalesce(application_name, pid::text) FROM pg_catalog.pg_stat_replication
  UNION ALL SELECT 'slot', slot_name::text FROM pg_catalog.pg_replication_slots WHERE NOT temporary"""
 _WHY = "the provider restores its backups in the server's place only, so nobody can look at this one before"
-_NAMED = 8
+_NAMED = 5
 
 
 async def meant(target: TargetParts, name: str, journal: Journal) -> bool:
@@ -130,14 +130,14 @@ async def _said(target: TargetParts, provider: str, chosen: Listed, all_: tuple[
     made = chosen.made or dt.datetime.min.replace(tzinfo=dt.UTC)
     when, who = told(made.replace(microsecond=0)), provider.capitalize()
     there = [str(row[0]) for row in (await target.database.ask(_DATABASES)).rows]
-    more = f" and {len(there) - _NAMED} more" if len(there) > _NAMED else ""
-    newer = [one.name for one in all_ if one.made and one.made > made]
-    lost = f"{who} may remove the backups that are newer: {', '.join(newer[:4])}{f' and {len(newer) - 4} more' if len(newer) > 4 else ''}."
-    point = target.backup.where(f"{target.name}-RUN.dump")
+    after = [one.name for one in all_ if one.made and one.made > made]
     return (
-        f"The WHOLE server goes back to {when}: every database on it, roles and passwords too. On it now: {', '.join(there[:_NAMED])}{more}.",
-        f"What was written since {when} is gone from the service. The way back is the dump of {target.name} alone that is taken after the writers "
-        f"stopped: {point}; and the former volume, which {who} keeps, mounted nowhere.",
-        *([lost] if newer else []),
-        f"{who} deploys whatever is staged in the environment with it: Backout deploys when it is this backup alone.",
+        f"The WHOLE server goes back to {when}, roles and passwords too. Databases on it now: {_few(there)}.",
+        f"Gone from the service is what was written since. {await newer.since(target.database, made)}",
+        *([f"{who} may remove the backups that are newer: {_few(after)}."] if after else []),
+        f"The way back: a dump of {target.name} alone, taken after the writers stopped; and the former volume, which {who} keeps, mounted nowhere.",
     )
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")

@@ -99,6 +99,16 @@ def _replaced(run: Run, plan: Plan) -> Iterator[str]:
     yield f"{way_back(run)}The former volume is kept by {plain(wanted['provider'])}, mounted nowhere; newer backups of it may be gone."
 
 
+def at_the_provider(run: Run) -> Iterator[str]:
+    """What people still do over there."""
+    done = facts(run, "deploy_backup")
+    if done:
+        yield f"- [ ] Write the volume's instance {code(done['instance'])} as {code('backups.provider.volume')} in backout.yml."
+        yield f"- [ ] Delete the former volume {code(done['was'])} at the provider when nobody needs it any more."
+    if left := facts(run, "start_writers").get("left"):
+        yield f"- [ ] {plain(left)}"
+
+
 def way_back(run: Run) -> str:
     """The dump of the restore point, of whatever round, in a sentence; empty where there is none."""
     last = _newest(run, "restore_point")

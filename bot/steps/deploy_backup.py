@@ -11,20 +11,37 @@ import datetime as dt
 from collections.abc import Mapping
 from typing import Any
 
-from bot.durable import Evidence, OnCrash, World, step
+from bot.durable import Evidence, Happened, OnCrash, Probed, World, step
 from bot.errors import Refusal, StepFailed
 from bot.keeping import Progress, Restoring
-from bot.model import Run
+from bot.model import Attempt, Run
 from bot.steps.restore_point import taken
 from bot.steps.stage_backup import asked_for, provider, staged_by
 from bot.words import span
 
 _SLOWEST = 8.0  # seconds between two looks
+_GRACE = 10.0  # seconds that a deploy gets to show itself, where its answer was lost
 _NOT_YET = "the database does not answer yet"
 
 
+async def is_it_deployed(world: World, former: Attempt) -> Probed:
+    """What is deployed is never done here yet, since nobody has seen the database come back; a deploy that was just asked for gets time to show."""
+    restoring, noted = provider(world), world.earlier["stage_backup"].facts["noted"]
+    began = world.clock.monotonic()
+    while True:
+        waits, seen = bool((await restoring.staged(noted)).swap), await restoring.deployed(noted)
+        if seen.state != "unknown":
+            return Probed(Happened.NO, "it was deployed, and nobody has seen the database come back yet")
+        if not former.facts.get("deploying") or world.clock.monotonic() - began >= _GRACE:
+            break
+        await asyncio.sleep(_GRACE / 5)
+    if waits:
+        return Probed(Happened.NO, "it had not been deployed", {"deploying": False})
+    return Probed(Happened.UNKNOWN, "nothing is staged any more, and nothing was deployed")
+
+
 @step(
-    on_crash=OnCrash.RERUN, timeout=dt.timedelta(hours=7), destructive=True, replaces=True, restarts=True,
+    on_crash=OnCrash.PROBE, probe=is_it_deployed, timeout=dt.timedelta(hours=7), destructive=True, replaces=True, restarts=True,
     says="deploy the backup in the server's place",
 )  # fmt: skip
 async def deploy_backup(world: World) -> Evidence:
@@ -33,7 +50,9 @@ async def deploy_backup(world: World) -> Evidence:
     backup = str(asked_for(world.plan)["backup"])
     noted: Mapping[str, Any] = world.earlier["stage_backup"].facts["noted"]
     seen: Mapping[str, Any] | None = next((each.facts for each in world.former if "before" in each.facts), None)
-    if not await _deployed_already(restoring, noted):
+    if await _deployed_already(restoring, noted):
+        await world.remember(deploying=True)
+    else:
         seen = seen or await _look(world)
         await _deploy(world, restoring, noted, backup)
     new = await _until_another(world, restoring, noted)

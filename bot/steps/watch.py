@@ -38,7 +38,8 @@ class _Seen:
         self._world = world
         self._looks = self._red = 0
         self._seconds: list[float] = []
-        self._to = str(world.earlier["deploy_backup"].facts["stands"]) if world.plan.way.at_provider else world.plan.to
+        deployed = world.earlier.get("deploy_backup") if world.plan.to == UNREAD else None
+        self._to = str(deployed.facts["stands"]) if deployed is not None else world.plan.to
 
     async def look(self) -> None:
         world, plan = self._world, self._world.plan
