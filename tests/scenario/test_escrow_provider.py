@@ -158,16 +158,17 @@ async def test_a_cancel_while_it_is_deployed_waits_for_the_server_and_the_applic
 
 async def test_restore_after_the_deploy_brings_the_dump_back_into_what_runs_then(at_railway: Server) -> None:
     bot, target = at_railway.bot, at_railway.bot.config["targets"]["escrow"]
-    target["verify"].append({"name": "not in the backup", "sql": "select count(*) from users where wallet_address is null", "expect": 20})
+    target["verify"].append({"name": "not in the backup", "sql": "select count(*) from users where wallet_address = 'late'", "expect": 1})
     await at_railway.open()
-    at_railway.corrupt()
+    parts.execute(bot, "INSERT INTO users (wallet_address, kyc_status) VALUES ('late', 'VERIFIED')")
     await at_railway.approved()
     card = await bot.card_in("needs_decision")
     assert "not in the backup" in str(card) + bot.thread()
+    assert bot.query("SELECT count(*) FROM users WHERE wallet_address = 'late'") == [(0,)]
     await bot.slack.click(card, "restore", "U0LEAD")
     await bot.slack.click(await bot.card_in("awaiting_approval"), "approve", "U0LEAD")
     await parts.ends(bot, "failed")
-    assert bot.query("SELECT count(*) FROM users WHERE wallet_address IS NULL") == [(20,)], "as it was when the writers had stopped"
+    assert bot.query("SELECT count(*) FROM users WHERE wallet_address = 'late'") == [(1,)], "as it was when the writers had stopped"
     await at_railway.escrow.writes()
 
 
