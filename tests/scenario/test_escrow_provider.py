@@ -13,7 +13,7 @@ from bot.place import Connect
 from tests.contract.servers import physical_copy
 from tests.harness import Bot
 from tests.proxy import Proxy
-from tests.railway.server import VOLUME, Fault, RailwayStandIn
+from tests.railway.server import PROJECT_TOKEN, VOLUME, Fault, RailwayStandIn
 from tests.scenario import parts
 from tests.scenario.test_escrow import NEVER, THIRD, Escrow
 from tests.scenario.test_escrow import escrow as escrow  # noqa: PLC0414  pytest finds the fixture here
@@ -105,7 +105,9 @@ async def test_a_backup_of_railways_takes_the_place_of_the_whole_server_and_ever
     assert "write that as backups.provider.volume" in told["deploy_backup"]
     report = (await bot.reported()).replace("\\", "")
     assert "is gone from the service, in every database on the server" in report
+    assert "Delete the former volume `volume-1`" in report
     assert "restored at the provider" in str(bot.card())
+    assert PROJECT_TOKEN not in bot.log.read_text() + report + bot.thread() + str(bot.journaled("select facts from backout.attempts"))
 
 
 async def test_killed_after_railway_was_asked_for_the_backup_it_is_not_asked_again(at_railway: Server) -> None:
@@ -245,6 +247,20 @@ async def test_a_server_that_does_not_come_back_in_time_is_a_persons_decision_an
     await bot.slack.click(card, "retry", "U0LEAD")
     await parts.ends(bot, "succeeded")
     await at_railway.as_in_the_backup()
+
+
+async def test_the_state_from_before_is_never_taken_for_the_backup_whatever_railway_says(at_railway: Server) -> None:
+    bot = at_railway.bot
+    bot.config["targets"]["escrow"]["backups"]["provider"]["patience"] = "3s"
+    await at_railway.open()
+    at_railway.corrupt()
+
+    async def the_same_server(_: str) -> None: ...
+
+    at_railway.railway.volumes.on_deploy = the_same_server
+    await at_railway.approved()
+    card = await bot.card_in("needs_decision")
+    assert "what answers is still the state from before" in str(card) + bot.thread()
 
 
 async def test_what_can_not_come_back_so_is_refused_before_anybody_is_asked(at_railway: Server) -> None:
