@@ -223,6 +223,8 @@ class Step:
     retries: int
     #: another database stands there afterwards, so the fence is taken anew
     replaces: bool
+    #: the server itself goes away in it: an attempt after one that had begun that finds out by itself when it is there again
+    restarts: bool
 
 
 def step(
@@ -234,6 +236,7 @@ def step(
     probe: Probe | None = None,
     retries: int = 0,
     replaces: bool = False,
+    restarts: bool = False,
 ) -> Callable[[Body], Step]:
     """Declare a step. `says` is its name on the card; `retries` happen unasked and so never on a destructive step."""
     if on_crash is OnCrash.PROBE and probe is None:
@@ -254,6 +257,7 @@ def step(
             probe=probe,
             retries=retries,
             replaces=replaces,
+            restarts=restarts,
         )
 
     return bind

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapp
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from bot.errors import Refusal
 from bot.evidence import BackupFile, Found, Listed, Stored
@@ -118,6 +118,14 @@ class Replacing(Protocol):
 
     async def put(self, incoming: BackupFile, belongings: Mapping[str, Any], application: str) -> tuple[str, ...]:
         """One transaction: it gets the name, and what belonged to the database that was dropped. What could not be as it was, in sentences."""
+
+    # the whole server
+
+    async def mark(self, run: str) -> None:
+        """On the server, outside of every database: brought back to before, it has no such mark. Twice is once."""
+
+    async def marked(self, run: str) -> bool: ...
+    async def unmark(self, run: str) -> None: ...
 
 
 class Writing(Protocol):
@@ -249,12 +257,61 @@ class PointInTime(Protocol):
         """Remove what dead processes left behind."""
 
 
+class Progress(NamedTuple):
+    """How far a provider is; `says` in words. 'unknown': nothing of it is to be seen."""
+
+    state: Literal["under way", "done", "failed", "unknown"]
+    says: str = ""
+
+
+class StagedSwap(NamedTuple):
+    """What waits at the provider to be deployed. `swap`: the new volume, where the swap is among it; `others`: everything else, named."""
+
+    swap: str
+    others: tuple[str, ...]
+
+
+class Restoring(Protocol):
+    """A provider that puts one of its backups in the place of the whole server: it is staged first, then deployed with whatever else is staged.
+
+    `noted` is what `look` said before. Every method raises StepFailed, OutcomeUnknown (no answer)."""
+
+    #: how long one of the two may take
+    patience: dt.timedelta
+
+    async def refuse(self, database: Connect) -> tuple[Refusal, ...]:
+        """What stands in the way now: no right to ask, another server's volume, changes that are staged already."""
+
+    async def look(self) -> Mapping[str, Any]:
+        """What is there before: small JSON with `service`, `name`, `volume`, `instance`, `mount`, `known`, `deployments`."""
+
+    async def stage(self, backup: str) -> str:
+        """Asked once: the job's id. Raises StepFailed (nothing began), OutcomeUnknown (it may have)."""
+
+    async def staging(self, noted: Mapping[str, Any], job: str) -> Progress:
+        """'done': the swap is staged, or deployed already. `job` '': its id was lost with the answer."""
+
+    async def staged(self, noted: Mapping[str, Any]) -> StagedSwap:
+        """Nothing where it is being deployed already."""
+
+    async def deploy(self, says: str) -> None:
+        """All that is staged. Asked once. Raises StepFailed (nothing was deployed), OutcomeUnknown (it may be)."""
+
+    async def deployed(self, noted: Mapping[str, Any]) -> Progress:
+        """'done': the service runs on the new volume, and `says` is the new volume's instance; 'unknown': on the one it had."""
+
+    def discard(self, noted: Mapping[str, Any]) -> str:
+        """What a person does so that what is staged is never deployed."""
+
+
 class Provider(Protocol):
-    """Whoever runs the server keeps backups of it that only they can bring back. Nothing is changed there from here."""
+    """Whoever runs the server keeps backups of it that only they can bring back."""
 
     kind: str
     #: how long a run waits until a person says where it was recovered
     within: dt.timedelta
+    #: how a backup is brought back from here; None: only by a person over there
+    restoring: Restoring | None
 
     async def backups(self) -> tuple[Listed, ...]:
         """Newest first, with their retention; each `refused` says how it comes back. Raises StepFailed when they can't be asked."""

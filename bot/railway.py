@@ -1,7 +1,8 @@
 """Railway's public GraphQL API: questions with a deadline, asked again where that is safe and wanted, and errors that say what happened.
 
 Operations and fields as in the schema that its own command line publishes. What Backout changes here comes to the same when it is done twice, so
-all of it may be asked again after a lost answer. A variable's value other than the one that is asked for is never kept, and no error shows one.
+it may be asked again after a lost answer; a backup's restore and the deploy of what is staged do not, and are sent once. A variable's value other
+than the one that is asked for is never kept, and no error shows one.
 """
 
 from __future__ import annotations
@@ -204,6 +205,32 @@ class Api:
     async def schedules(self, volume: str) -> list[Json]:
         return list(await self.ask(_SCHEDULES, {"volume": volume}, "volumeInstanceBackupScheduleList"))
 
+    async def restore(self, volume: str, backup: str) -> str:
+        """Sent once: each begins another copy. The workflow's id. Raises RailwaySilent: it may have begun."""
+        told = await self.ask(_RESTORE, {"volume": volume, "backup": backup}, "volumeInstanceBackupRestore", once=True)
+        return str(self._of(told, "workflowId", "volumeInstanceBackupRestore"))
+
+    async def workflow(self, workflow: str) -> tuple[str, str]:
+        """'Running', 'Complete', 'Error' or 'NotFound', and what went wrong."""
+        told = await self.ask(_WORKFLOW, {"workflow": workflow}, "workflowStatus")
+        return str(self._of(told, "status", "workflowStatus")), self.clean(" ".join(str(told.get("error") or "").split())[:300])
+
+    async def volumes(self) -> list[Json]:
+        """All volumes of the environment: `id` of the instance, `volumeId`, the service that it is mounted in (None: in none), where, its state."""
+        return [one async for one in self._pages(_VOLUMES, "volumeInstances")]
+
+    async def staged(self) -> tuple[str, Json]:
+        """What waits in the environment for the next deploy of staged changes: its status, and the patch; empty where nothing does."""
+        told = await self.ask(_STAGED, {"environment": self.account.environment}, "environmentStagedChanges")
+        status, patch = str(self._of(told, "status", "environmentStagedChanges")), told.get("patch") or {}
+        if not isinstance(patch, dict):
+            raise self._half("environmentStagedChanges")
+        return status, patch if status != "COMMITTED" else {}
+
+    async def deploy_staged(self, says: str) -> None:
+        """ALL that is staged in the environment, whoever staged it. Sent once. Raises RailwaySilent: it may be under way."""
+        await self.ask(_COMMIT, {"environment": self.account.environment, "says": says}, "environmentPatchCommitStaged", once=True)
+
     def clean(self, text: str) -> str:
         return redact(text, self._secrets)
 
@@ -212,13 +239,13 @@ class Api:
 
     # ------------------------------------------------------------------ one question
 
-    async def ask(self, query: str, variables: Mapping[str, Any], field: str) -> Any:
-        """What that one field of the answer holds. Raises RailwayRefused, RailwaySilent."""
+    async def ask(self, query: str, variables: Mapping[str, Any], field: str, *, once: bool = False) -> Any:
+        """What that one field of the answer holds. `once`: not again where it may have been done. Raises RailwayRefused, RailwaySilent."""
         loop = asyncio.get_running_loop()
         until, pause = loop.time() + self._patience, self._pause
         while True:
             problem: StepFailed
-            wait = pause
+            wait, turned_away = pause, False
             try:
                 status, headers, data = await self._once(query, variables)
             except TimeoutError:
@@ -228,9 +255,9 @@ class Api:
             else:
                 if status not in _AGAIN:
                     return self._read(status, data, field)
-                wait = max(pause, _retry_after(headers.get("Retry-After")))
+                wait, turned_away = max(pause, _retry_after(headers.get("Retry-After"))), status == 429
                 problem = self._busy(status, wait, field)
-            if loop.time() + wait >= until:
+            if loop.time() + wait >= until or (once and not turned_away):
                 raise problem
             await asyncio.sleep(wait)
             pause = min(pause * 2, 5.0)
@@ -315,6 +342,15 @@ _DEPLOYMENTS = """query ($input: DeploymentListInput!, $first: Int) {
   deployments(input: $input, first: $first) { edges { node { id status canRedeploy meta } } } }"""
 _LOGS = """query ($deployment: String!, $limit: Int) {
   deploymentLogs(deploymentId: $deployment, limit: $limit) { timestamp message } }"""
+_VOLUMES = """query ($environment: String!, $first: Int, $after: String) {
+  environment(id: $environment) { projectId volumeInstances(first: $first, after: $after) {
+    edges { node { id volumeId serviceId mountPath state } } pageInfo { hasNextPage endCursor } } } }"""
+_STAGED = "query ($environment: String!) { environmentStagedChanges(environmentId: $environment) { id status patch } }"
+_COMMIT = """mutation ($environment: String!, $says: String) {
+  environmentPatchCommitStaged(environmentId: $environment, commitMessage: $says) }"""
+_RESTORE = """mutation ($volume: String!, $backup: String!) {
+  volumeInstanceBackupRestore(volumeInstanceId: $volume, volumeInstanceBackupId: $backup) { workflowId } }"""
+_WORKFLOW = "query ($workflow: String!) { workflowStatus(workflowId: $workflow) { status error } }"
 _BACKUPS = """query ($volume: String!) {
   volumeInstanceBackupList(volumeInstanceId: $volume) { id createdAt expiresAt scheduleId usedMB } }"""
 _SCHEDULES = """query ($volume: String!) {

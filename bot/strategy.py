@@ -9,7 +9,7 @@ from typing import Literal
 #: steps that are done to a copy before anybody is asked
 ON_A_COPY = frozenset({"back_up", "rehearse", "try_copy", "recover", "try_tables", "try_stamp"})
 
-Strategy = Literal["downgrade", "reapply", "restore", "in_place", "tables", "pitr", "stamp"]
+Strategy = Literal["downgrade", "reapply", "restore", "in_place", "at_provider", "tables", "pitr", "stamp"]
 #: what is written behind a BACKUP so that the database is dropped for it; never meant when it is not written
 _IN_PLACE = ["in", "place"]
 
@@ -27,6 +27,8 @@ class Way:
     swaps: bool = False
     #: the same without room for both: the database is dropped first
     in_place: bool = False
+    #: the server's provider puts one of its own backups in the whole server's place
+    at_provider: bool = False
     #: the tool moves it, over the revisions of the plan
     by_tool: bool = False
 
@@ -36,6 +38,7 @@ WAYS: Mapping[Strategy, Way] = {
     "reapply": Way("upgrade", "upgrade", "applied, oldest first", "applied again", by_tool=True),
     "restore": Way("swap", "restore", "gone with it, newest first", "restored", swaps=True),
     "in_place": Way("replace", "restore in place", "gone with it, newest first", "restored in place", in_place=True),
+    "at_provider": Way("deploy_backup", "restore at the provider", "gone with it, newest first", "restored at the provider", at_provider=True),
     "pitr": Way("swap", "recovery", "gone with it, newest first", "recovered", swaps=True),
     "tables": Way("merge_tables", "merge of tables", "", "tables brought back"),
     "stamp": Way("stamp", "stamp", "passed over, newest first", "stamped"),

@@ -267,7 +267,7 @@ _ENDED = (_steps, _seats, _asking, _what)
 
 _APPROVE = {
     "reapply": "Approve going forward again?", "restore": "Approve this restore?",
-    "in_place": "Approve dropping this database?", "pitr": "Approve going back in time?",
+    "in_place": "Approve dropping this database?", "at_provider": "Approve replacing the whole server?", "pitr": "Approve going back in time?",
     "tables": "Approve bringing these rows back?", "stamp": "Approve this stamp?",
 }  # fmt: skip
 _STYLES = {"Approve": "primary", "Reject": "danger", "Restore": "danger"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bot.evidence import Loss, size
 from bot.model import Plan
+from bot.steps.stage_backup import asked_for
 from bot.words import destroyed, many, span, worst_first
 from handlers.text import code, safe
 
@@ -22,13 +23,20 @@ def undoing(plan: Plan) -> str:
         return f"write down that {where} stands at {code(plan.to, 40)}, not at {code(plan.from_, 40)}"
     if plan.way.in_place:
         return f"DROP {where} and restore {_copy(plan)} into its place, back to {code(plan.to, 40)}"
+    if plan.way.at_provider:
+        return f"put {_copy(plan)} of {_provider(plan)} in the place of the whole server of {where}"
     if plan.point:
         return f"take {where} back to {safe(plan.point, 40)}"
     return f"put {_copy(plan)} in the place of {where}, back to {code(plan.to, 40)}"
 
 
 def _copy(plan: Plan) -> str:
-    return code(plan.source.name, 120) if plan.source else "a copy"
+    name = plan.source.name if plan.source else asked_for(plan).get("backup")
+    return code(name, 120) if name else "a copy"
+
+
+def _provider(plan: Plan) -> str:
+    return safe(str(asked_for(plan).get("provider", "the provider")).capitalize(), 40)
 
 
 def losses(plan: Plan) -> str:
@@ -40,6 +48,8 @@ def losses(plan: Plan) -> str:
     kept = "The database as it is now is kept beside it."
     if plan.way.in_place:
         kept = "*The database is dropped:* the only way back is the dump that is taken right before, when the writers have stopped."
+    if plan.way.at_provider:
+        return "*Everything written since that backup is gone from the service,* in every database on the server."
     if not plan.loss:
         return f"{'Nothing would be missing.' if plan.rehearsal and plan.rehearsal.done else 'What would be missing is not known.'} {kept}"
     worst = worst_first(plan.loss)
@@ -60,7 +70,7 @@ def tried(plan: Plan, at: str) -> str:
         why = safe(found.why, 300).rstrip(".") if found and found.why else "nobody knows why"
         if plan.strategy == "stamp":
             return f"*Not compared with that revision:* {why}."
-        return f"*The copy was not looked at:* {why}."
+        return f"*{'The backup' if plan.way.at_provider else 'The copy'} was not looked at:* {why}."
     if plan.strategy == "stamp":
         to = code(plan.to, 40)
         if found.expected == "same":
@@ -92,6 +102,8 @@ def expected(plan: Plan) -> str:
     if plan.way.in_place:
         so_long = f"at least {span(took)}, which restoring took elsewhere; dumping it first comes on top" if took is not None else "not measured"
         return f"Expected time without a database: {so_long}."
+    if plan.way.at_provider:
+        return f"Expected time without a database: not measured. {_provider(plan)} copies the backup first, while it still runs; minutes by its size."
     if took is not None:
         return f"Expected time: restoring took {span(took)} elsewhere; nobody is stopped before it is there. The swap itself takes seconds."
     return "Expected time: the swap itself takes seconds."

@@ -19,6 +19,7 @@ def _planning(view: View) -> str:
         "reapply": "going forward again to",
         "restore": "restoring",
         "in_place": "dropping the database for",
+        "at_provider": "restoring",
         "tables": "bringing back",
         "pitr": "going back in time to",
         "stamp": "marking it as",

@@ -37,6 +37,7 @@ _FIRST: Mapping[Strategy, str] = {
     "reapply": "forward again ",
     "restore": "restore ",
     "in_place": "restore in place ",
+    "at_provider": "restore at the provider ",
     "pitr": "back in time ",
     "tables": "tables ",
     "stamp": "stamp ",

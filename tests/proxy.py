@@ -43,7 +43,9 @@ class Proxy:
         for writer in self._open:
             _reset(writer)
 
-    def mend(self) -> None:
+    def mend(self, server: Connect | None = None) -> None:
+        """Also to another server from now on."""
+        self._server = server or self._server
         self._down = False
 
     async def _serve(self, client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:

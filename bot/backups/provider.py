@@ -77,6 +77,8 @@ class Zoned(BaseModel):
 class GuidedProvider:
     """Implements keeping.Provider, for those whose backups are not listed from here: an instant is theirs to recover, the words are ours."""
 
+    restoring = None
+
     class Settings(Zoned):
         kind: Literal["aws-rds", "google-cloud-sql", "azure"]
         instance: str = Field(min_length=1, max_length=200, description="what the provider calls the server")

@@ -1,8 +1,4 @@
-"""Railway's own backups of the volume that the database lies on: listed with their retention.
-
-Restoring one is left to a person at Railway: it takes the whole volume's place, removes the backups that are newer, and becomes real only when all
-staged changes of the environment are deployed, whoever staged them.
-"""
+"""Railway's own backups of the volume that the database lies on: listed with their retention. How one comes back is in railway_restore.py."""
 
 from __future__ import annotations
 
@@ -12,14 +8,14 @@ from typing import Literal
 from pydantic import Field
 
 from bot.backups.provider import Asked, Zoned, as_text, guide
+from bot.backups.railway_restore import RailwayRestoring
 from bot.evidence import Listed, size
 from bot.moment import told
 from bot.railway import Account, Id, Json, Railway, RailwayBackup
+from bot.values import Duration
 from bot.words import many
 
-_WAY = (
-    "Railway puts it in the place of the whole volume and drops the newer backups: dashboard, the database's service, Backups, Restore, then Deploy."
-)
+_WAY = "`restore` asks Railway to put it in the place of the WHOLE server, all databases on it; it can't be tried on a copy."
 
 
 class RailwayBackups:
@@ -30,10 +26,15 @@ class RailwayBackups:
     class Settings(Account, Zoned):
         kind: Literal["railway"] = "railway"
         volume: Id = Field(description="the id of the volume's instance in that environment")
+        patience: Duration = Field(  # type: ignore[assignment]  # as in the file
+            "1h", ge=dt.timedelta(seconds=1), le=dt.timedelta(hours=6),
+            description="how long Railway may take to copy a backup, and then until the database answers from it",
+        )  # fmt: skip
 
     def __init__(self, settings: Settings, railway: Railway | None = None) -> None:
         self._settings, self._railway = settings, railway or Railway(settings)
         self.within = settings.within
+        self.restoring = RailwayRestoring(self._railway, settings.volume, settings.patience)
 
     async def backups(self) -> tuple[Listed, ...]:
         async with self._railway.open() as api:

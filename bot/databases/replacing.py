@@ -17,6 +17,7 @@ from bot.databases import acl, beside, clone, dressing, may_close, may_swap, tim
 from bot.databases.beside import OURS, Like
 from bot.databases.connecting import CATALOG, LONGEST, Connection, connected, quoted, words
 from bot.databases.dressing import Outside
+from bot.databases.likeness import literal
 from bot.databases.may_close import Here
 from bot.databases.swapping import rename
 from bot.errors import BackoutError, Refusal, StepFailed
@@ -28,6 +29,9 @@ _ENDING = "backout/replace/ending"
 
 _PLACE = "SELECT oid::int8, datallowconn AS enters FROM pg_database WHERE datname = $1"
 _NOTE = "SELECT datname::text AS name, shobj_description(oid, 'pg_database') AS note FROM pg_database WHERE oid = $1::int8::oid"
+_MARKED = """
+SELECT EXISTS (SELECT FROM pg_db_role_setting s WHERE s.setrole = (SELECT oid FROM pg_roles WHERE rolname = current_user)
+  AND s.setdatabase = (SELECT oid FROM pg_database WHERE datname = current_database()) AND $1::text = ANY (s.setconfig))"""
 _FAILURES = (BackoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
 
 
@@ -163,6 +167,28 @@ class Replacing:
                 notes = await dressing.give(session, oid, self._database, was)
         await timescale.wake(self._admin)
         return notes
+
+    # ------------------------------------------------------------------ the whole server, brought back to before
+
+    async def mark(self, run: str) -> None:
+        """A setting of Backout's own role that its sessions never use: any role may have one, and it is in the server's shared catalog."""
+        await self._setting(f"SET application_name TO {literal(_mark(run))}")
+
+    async def marked(self, run: str) -> bool:
+        async with connected(self._maintenance, CATALOG) as session:
+            return bool(await session.fetchval(_MARKED, f"application_name={_mark(run)}"))
+
+    async def unmark(self, run: str) -> None:
+        if await self.marked(run):
+            await self._setting("RESET application_name")
+
+    async def _setting(self, what: str) -> None:
+        async with clone.writing(self._maintenance, "backout/mark") as session:
+            await session.execute(f"ALTER ROLE CURRENT_USER IN DATABASE {quoted(self._maintenance.database)} {what}")
+
+
+def _mark(run: str) -> str:
+    return f"backout/{run}/before"
 
 
 async def _hangs(session: Connection, it: Here) -> Refusal | None:

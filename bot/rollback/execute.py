@@ -22,6 +22,7 @@ from bot.rollback import copies, hold, provider_copies, rehearse, try_stamp, try
 from bot.rollback.addresses import Addresses
 from bot.rollback.position import decisions, noted, stopped, to_the_end, wanted
 from bot.steps import STEPS
+from bot.steps.deploy_backup import under_way
 
 log = logging.getLogger(__name__)
 
@@ -172,6 +173,8 @@ class Executor:
             try:
                 await target.database.end_sessions(durable.application(run.id, step.name, former.attempt))
             except BackoutError as error:
+                if step.restarts and under_way(run):
+                    return None  # they went with their server
                 return f"sessions of attempt {former.attempt} could not be ended: {error}"
         return None
 
@@ -256,7 +259,7 @@ class Executor:
         unknown = AttemptState.UNKNOWN if step.destructive else AttemptState.FAILED
         try:
             async with asyncio.timeout(step.timeout.total_seconds()):
-                await self._prove(run, target)
+                await self._prove_or_wait(run, step, target)
                 done: Evidence = await step.body(await self._world(run, step, attempt.attempt, target))
         except PlanChanged:
             raise
@@ -279,6 +282,15 @@ class Executor:
             log.exception("step %s of %s", step.name, run.id)
             return unknown, f"an error inside Backout: {type(error).__name__}", {}
         return AttemptState.DONE, done.summary, dict(done.facts)
+
+    async def _prove_or_wait(self, run: Run, step: Step, target: TargetParts) -> None:
+        """While the server is away for this very step, the step itself sees it come back, and the fence is taken anew after it."""
+        try:
+            await self._prove(run, target)
+        except (Refusal, FenceLost):
+            if not (step.restarts and under_way(run)):
+                raise
+            await self.release(run.id)
 
     async def _prove(self, run: Run, target: TargetParts) -> None:
         """Same server, same timeline, our lock still held: before every step."""

@@ -23,6 +23,7 @@ from bot.rollback.execute import Executor
 from bot.rollback.position import stopped
 from bot.rollback.verbs import Verbs
 from bot.rollback.ways_out import ways_out
+from bot.steps.stage_backup import asked_for
 from bot.strategy import ON_A_COPY, Strategy
 
 log = logging.getLogger(__name__)
@@ -224,6 +225,7 @@ class Rollbacks(Verbs):
         strategy: Strategy = run.plan.strategy
         if run.plan.source:  # also what an instant led to is a backup by now
             rev, strategy = run.plan.source.name, "restore" if run.plan.way.swaps else strategy
+        rev = asked_for(run.plan).get("backup", rev)
         if run.plan.tables_back and run.plan.source:
             rev = f"{','.join(run.plan.tables_back)} from {run.plan.source.name}"
         made = await planning.make(self._target(run.target), rev, self._journal, strategy=strategy, command=self._command)

@@ -12,7 +12,7 @@ from bot.evidence import Loss, LossClass, Rehearsal
 from bot.model import History, Plan, PlanStep, Revision
 from bot.place import Identity
 from bot.ports import Journal
-from bot.rollback import loss, options, pace, plan_copies, plan_in_place, plan_stamp, plan_tables, route, sample
+from bot.rollback import loss, options, pace, plan_at_provider, plan_copies, plan_in_place, plan_stamp, plan_tables, route, sample
 from bot.strategy import Strategy
 from bot.words import many
 
@@ -226,10 +226,17 @@ def _remarks(target: TargetParts, method: str) -> list[str]:
     return [*clone, *pace.remarks(target)]
 
 
+async def _restore(target: TargetParts, rev: str, journal: Journal, command: str) -> Plan:
+    """A copy of ours or of others in the store takes the database's place; one of the provider's takes the server's."""
+    maker = plan_at_provider.restore if await plan_at_provider.meant(target, rev, journal) else plan_copies.restore
+    return await maker(target, rev, journal, command)
+
+
 _MAKERS: Mapping[Strategy, Callable[[TargetParts, str, Journal, str], Awaitable[Plan]]] = {
     "downgrade": _downgrade,
     "reapply": _reapply,
-    "restore": plan_copies.restore,
+    "restore": _restore,
+    "at_provider": plan_at_provider.restore,
     "in_place": plan_in_place.restore,
     "pitr": plan_copies.pitr,
     "tables": plan_tables.tables,

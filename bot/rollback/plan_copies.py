@@ -108,6 +108,8 @@ def way_back(run: Run) -> BackupFile | None:
     if swapped is not None:
         return BackupFile(**swapped.facts["kept"]) if swapped.state == "done" else None
     replaced = run.last_attempt("replace")
+    if run.plan is not None and run.plan.way.at_provider and not any(a.step == "deploy_backup" and a.facts.get("deploying") for a in run.attempts):
+        return None  # nothing was done to the database
     if run.plan is not None and run.plan.way.in_place and (replaced is None or (replaced.state != "done" and dropped(run) is None)):
         return None  # the database itself is still there
     return taken(run.last_attempt("restore_point"))
@@ -118,7 +120,8 @@ def went_back(run: Run) -> bool:
     if run.plan is None:
         return False
     kept = [file.name for a in run.attempts if a.step == "restore_point" and a.round != run.round and (file := taken(a))]
-    return run.plan.strategy != run.request.strategy or (run.plan.source is not None and run.plan.source.name in kept)
+    chosen_ = "restore" if run.plan.way.at_provider else run.plan.strategy  # it is asked for by the same word
+    return chosen_ != run.request.strategy or (run.plan.source is not None and run.plan.source.name in kept)
 
 
 async def chosen(target: TargetParts, name: str, journal: Journal, command: str) -> tuple[BackupFile, Listed]:
@@ -127,7 +130,7 @@ async def chosen(target: TargetParts, name: str, journal: Journal, command: str)
     found = [one for one in known if one.name == name] or [one for one in known if one.name.startswith(name)]
     shown = ", ".join(one.name for one in (found or known)[:5]) or "there is none"
     if not found and (kept := [one for one in await of_the_provider(target) if one.made and one.name.startswith(name)]):
-        raise Refusal("provider_restores", f"{kept[0].name} is the provider's, and only they can bring it back.", kept[0].refused)
+        raise Refusal("provider_restores", f"{kept[0].name} is the provider's, who bring back the whole server and nothing less.", kept[0].refused)
     if not found:
         told = f"There is no backup {route.shown(name)} of {target.name}. Newest first: {shown}."
         raise Refusal("unknown_backup", told, f"Look with {command} backups {target.name}.")

@@ -6,6 +6,7 @@ from bot.durable import Step
 from bot.model import AttemptState, Run, State
 from bot.rollback import plan_copies
 from bot.steps import STEPS
+from bot.steps.deploy_backup import under_way
 from bot.steps.replace import dropped
 
 
@@ -38,7 +39,9 @@ def wanted(run: Run, step: Step) -> bool:
 
 
 def to_the_end(run: Run) -> list[Step]:
-    """Cancelled when the database was dropped, the copy is brought into its place first; a person who chose Leave wants it as it is."""
+    """Cancelled when the database was dropped, the copy is brought into its place first, and a backup that is being deployed is waited for; a person
+    who chose Leave wants it as it is."""
     last = run.last_attempt("replace")
     half = run.ending is State.ABORTED and last is not None and dropped(run) is not None
-    return [*([STEPS["replace"]] if half else []), STEPS["start_writers"]]
+    deployed = run.ending is State.ABORTED and under_way(run)
+    return [*([STEPS["replace"]] if half else []), *([STEPS["deploy_backup"]] if deployed else []), STEPS["start_writers"]]

@@ -44,7 +44,7 @@ def markdown(view: View) -> str:
         report_parts.logs(view),
         _wrong(view, events),
         _checklist(view, events),
-        _actions(),
+        _actions(run),
     ]
     return "\n".join(each for part in parts for each in part).rstrip() + "\n"
 
@@ -89,7 +89,7 @@ def ending(run: Run) -> str:
     if done.state is not AttemptState.DONE:
         return f"The {name} did not go through: look at its evidence in the thread. {_took(began)}"
     found = verified.summary if verified is not None else "it was not verified"
-    return f"{run.target} stands at {run.to}; {_back(run)}{found.rstrip('.')}. {_took(began)}"
+    return f"{run.target} stands at {done.facts.get('stands', run.to)}; {_back(run)}{found.rstrip('.')}. {_took(began)}"
 
 
 def _back(run: Run) -> str:
@@ -248,7 +248,8 @@ def _statements(facts: dict[str, Any]) -> Iterator[str]:
 
 
 def _verified(view: View) -> Iterator[str]:
-    checks = next((a.facts["checks"] for a in reversed(view.run.attempts) if "checks" in a.facts), None)
+    last = {attempt.step: attempt.facts["checks"] for attempt in view.run.attempts if "checks" in attempt.facts}
+    checks = [one for of_step in last.values() for one in of_step] if last else None
     yield "## Verification"
     yield ""
     if checks is None:
@@ -294,7 +295,7 @@ def _checklist(view: View, events: list[Event]) -> Iterator[str]:
     yield ""
 
 
-def _actions() -> Iterator[str]:
+def _actions(run: Run) -> Iterator[str]:
     yield "## To be filled in"
     yield ""
     for name in ("Root cause", "Impact on users", "How it was fixed for good", "How it is prevented next time", "Date of the next attempt"):
@@ -304,4 +305,5 @@ def _actions() -> Iterator[str]:
     yield ""
     yield "- [ ] Fix the migration, or remove it from the code: a deploy of the old code applies it again."
     yield "- [ ] Rehearse it up, down and up again before it ships."
+    yield from report_parts.at_the_provider(run)
     yield "- [ ] Owner and date for each of the above."

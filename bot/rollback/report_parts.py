@@ -11,6 +11,7 @@ from bot.model import Attempt, AttemptState, CodeSeen, Plan, Run, View
 from bot.rollback import proof
 from bot.rollback.markup import code, plain
 from bot.steps.replace import dropped
+from bot.steps.stage_backup import asked_for
 from bot.words import many
 
 _SHOWN = 50
@@ -28,6 +29,8 @@ def lost(view: View) -> Iterator[str]:
     done = run.last_attempt(name)
     if plan is not None and plan.way.in_place and any(a.step == name for a in run.attempts):
         yield from _dropped(run, plan)
+    elif plan is not None and plan.way.at_provider and any(a.step == name for a in run.attempts):
+        yield from _replaced(run, plan)
     elif plan is None or done is None:
         yield f"Nothing: the {plan.way.noun if plan else name} did not begin."
     elif not plan.way.by_tool:
@@ -79,6 +82,31 @@ def _dropped(run: Run, plan: Plan) -> Iterator[str]:
     yield "This is not in the copy, as far as the look at it tells:"
     yield ""
     yield from proof.lost(plan.loss, plan.rehearsal or Rehearsal(done=False))
+
+
+def _replaced(run: Run, plan: Plan) -> Iterator[str]:
+    """The whole server went back, and nobody counted what was written since."""
+    tries = [a for a in run.attempts if a.step == "deploy_backup"]
+    if not any(a.facts.get("deploying") or a.state is AttemptState.DONE for a in tries):
+        yield f"Nothing: the backup was not deployed. {plain(tries[-1].summary)}"
+        return
+    wanted = asked_for(plan)
+    yield (
+        f"Whatever was written since {plain(wanted['made'])} is gone from the service, in every database on the server: the backup "
+        f"{code(wanted['backup'])} of {plain(wanted['provider'])} took its place. It can't be said how much that is."
+    )
+    yield ""
+    yield f"{way_back(run)}The former volume is kept by {plain(wanted['provider'])}, mounted nowhere; newer backups of it may be gone."
+
+
+def at_the_provider(run: Run) -> Iterator[str]:
+    """What people still do over there."""
+    done = facts(run, "deploy_backup")
+    if done:
+        yield f"- [ ] Write the volume's instance {code(done['instance'])} as {code('backups.provider.volume')} in backout.yml."
+        yield f"- [ ] Delete the former volume {code(done['was'])} at the provider when nobody needs it any more."
+    if left := facts(run, "start_writers").get("left"):
+        yield f"- [ ] {plain(left)}"
 
 
 def way_back(run: Run) -> str:

@@ -11,8 +11,8 @@ from typing import Any
 
 from bot.durable import Evidence, OnCrash, World, step
 from bot.errors import StepFailed
-from bot.steps.move import heads
 
+UNREAD = "unknown"  #: where a database stands whose version table can't be read
 _EVERY = 5.0  # seconds between two looks
 _RED = 3  # looks in a row after which the application is said to be unwell
 
@@ -38,14 +38,16 @@ class _Seen:
         self._world = world
         self._looks = self._red = 0
         self._seconds: list[float] = []
+        deployed = world.earlier.get("deploy_backup") if world.plan.to == UNREAD else None
+        self._to = str(deployed.facts["stands"]) if deployed is not None else world.plan.to
 
     async def look(self) -> None:
         world, plan = self._world, self._world.plan
-        stands = await world.target.database.heads(*plan.version)
-        if stands != heads(plan.to):
+        stands = await world.target.database.heads(*plan.version) if self._to != UNREAD else ()
+        if self._to not in (UNREAD, ", ".join(stands) or "base"):
             now = ", ".join(stands) or "base"
             raise StepFailed(
-                f"The database was at {plan.to} and is at {now} again: something migrates it when it starts. "
+                f"The database was at {self._to} and is at {now} again: something migrates it when it starts. "
                 "Stop deploys, roll the application's own code back, then ask for a new rollback.",
                 {"moved_by_itself": now},
             )
@@ -64,7 +66,7 @@ class _Seen:
 
     def says(self) -> str:
         slow = f", answers in {sorted(self._seconds)[len(self._seconds) // 2] * 1000:.0f} ms" if self._seconds else ""
-        return f"{self._looks} looks, the revision stayed at {self._world.plan.to}{slow}"
+        return f"{self._looks} looks, the revision stayed at {self._to}{slow}"
 
     async def evidence(self, left: str) -> Evidence:
         facts: dict[str, Any] = {"looks": self._looks, "seconds": [round(one, 3) for one in self._seconds[-100:]]}

@@ -14,7 +14,7 @@ def _plain(**types: str) -> dict[str, Field]:
     return {name: (written, {}) for name, written in types.items()}
 
 
-SCALARS = {"String", "Int", "Boolean", "ID", "DateTime", "DeploymentMeta", "EnvironmentVariables", "Float"}
+SCALARS = {"String", "Int", "Boolean", "ID", "DateTime", "DeploymentMeta", "EnvironmentConfig", "EnvironmentVariables", "Float"}
 ENUMS = {
     "DeploymentStatus": {
         "BUILDING", "CRASHED", "DEPLOYING", "FAILED", "INITIALIZING", "NEEDS_APPROVAL", "QUEUED", "REMOVED", "REMOVING", "SKIPPED", "SLEEPING",
@@ -24,6 +24,7 @@ ENUMS = {
         "CRASHED", "CREATED", "EXITED", "INITIALIZING", "REMOVED", "REMOVING", "RESTARTING", "RUNNING", "SKIPPED", "STOPPED",
     },
     "VolumeState": {"DELETED", "DELETING", "ERROR", "MIGRATING", "MIGRATION_PENDING", "READY", "RESTORING", "UPDATING"},
+    "EnvironmentPatchStatus": {"APPLYING", "COMMITTED", "STAGED"},
     "WorkflowStatus": {"Complete", "Error", "NotFound", "Running"},
     "VolumeInstanceBackupScheduleKind": {"DAILY", "MONTHLY", "WEEKLY"},
 }  # fmt: skip
@@ -51,6 +52,7 @@ TYPES: dict[str, dict[str, Field]] = {
         "volumeInstanceBackupList": ("[VolumeInstanceBackup!]!", {"volumeInstanceId": "String!"}),
         "volumeInstanceBackupScheduleList": ("[VolumeInstanceBackupSchedule!]!", {"volumeInstanceId": "String!"}),
         "volumeInstance": ("VolumeInstance!", {"id": "String!"}),
+        "environmentStagedChanges": ("EnvironmentPatch!", {"environmentId": "String!"}),
         "workflowStatus": ("WorkflowResult!", {"workflowId": "String!"}),
     },
     "mutation": {
@@ -58,6 +60,7 @@ TYPES: dict[str, dict[str, Field]] = {
         "variableDelete": ("Boolean!", {"input": "VariableDeleteInput!"}),
         "deploymentRedeploy": ("Deployment!", {"id": "String!", "usePreviousImageTag": "Boolean"}),
         "deploymentRestart": ("Boolean!", {"id": "String!"}),
+        "environmentPatchCommitStaged": ("String!", {"commitMessage": "String", "environmentId": "String!", "skipDeploys": "Boolean"}),
         "volumeInstanceBackupRestore": (
             "WorkflowId!",
             {"replicaServiceIds": "[String!]", "volumeInstanceBackupId": "String!", "volumeInstanceId": "String!", "wipeServiceIds": "[String!]"},
@@ -67,6 +70,16 @@ TYPES: dict[str, dict[str, Field]] = {
         **_plain(id="ID!", name="String!", projectId="String!"),
         "serviceInstances": ("EnvironmentServiceInstancesConnection!", _PAGED),
         "variables": ("EnvironmentVariablesConnection!", _PAGED),
+        "volumeInstances": ("EnvironmentVolumeInstancesConnection!", _PAGED),
+    },
+    "EnvironmentVolumeInstancesConnection": _plain(edges="[EnvironmentVolumeInstancesConnectionEdge!]!", pageInfo="PageInfo!"),
+    "EnvironmentVolumeInstancesConnectionEdge": _plain(cursor="String!", node="VolumeInstance!"),
+    "EnvironmentPatch": {
+        **_plain(
+            id="ID!", status="EnvironmentPatchStatus!", environmentId="String!", lastAppliedError="String", message="String", createdAt="DateTime!",
+            updatedAt="DateTime!", appliedAt="DateTime",
+        ),
+        "patch": ("EnvironmentConfig!", {"decryptVariables": "Boolean"}),
     },
     "EnvironmentServiceInstancesConnection": _plain(edges="[EnvironmentServiceInstancesConnectionEdge!]!", pageInfo="PageInfo!"),
     "EnvironmentServiceInstancesConnectionEdge": _plain(cursor="String!", node="ServiceInstance!"),
@@ -86,7 +99,10 @@ TYPES: dict[str, dict[str, Field]] = {
     "QueryDeploymentsConnectionEdge": _plain(cursor="String!", node="Deployment!"),
     "Variable": _plain(id="ID!", name="String!", serviceId="String", environmentId="String", isSealed="Boolean!"),
     "Log": _plain(message="String!", severity="String", timestamp="String!"),
-    "VolumeInstance": _plain(id="ID!", serviceId="String", environmentId="String!", state="VolumeState", sizeMB="Int!", currentSizeMB="Float!"),
+    "VolumeInstance": _plain(
+        id="ID!", volumeId="String!", serviceId="String", environmentId="String!", mountPath="String!", state="VolumeState", sizeMB="Int!",
+        currentSizeMB="Float!", createdAt="DateTime!", deletedAt="DateTime",
+    ),
     "VolumeInstanceBackup": _plain(
         id="String!", name="String", createdAt="DateTime!", expiresAt="DateTime", creatorId="String", externalId="String!", referencedMB="Int",
         scheduleId="String", usedMB="Int", volumeInstanceSizeMB="Int",

@@ -11,7 +11,7 @@ import datetime as dt
 import itertools
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -21,6 +21,7 @@ from aiohttp import web
 from tests.railway.graphql import Chosen, Document, Invalid, parse
 from tests.railway.schema import TYPES, bare
 from tests.railway.validity import proven
+from tests.railway.volumes import Volumes
 
 Json = dict[str, Any]
 PROJECT, ENVIRONMENT, VOLUME = "0a1b-project", "2c3d-environment", "4e5f-volume-instance"
@@ -84,6 +85,7 @@ class RailwayStandIn:
         self.backups: list[Json] = []
         self.schedules: list[Json] = []
         self.project = PROJECT
+        self.volumes = Volumes(self)
         self.on_deploy: Callable[[Service, Deployment], None] = lambda _, __: None
         self._numbers = itertools.count(1)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -125,9 +127,7 @@ class RailwayStandIn:
         made = Deployment(f"deployment-{next(self._numbers)}", dict(service.variables), code)
         service.deployments.append(made)
         self.on_deploy(service, made)
-        task = asyncio.create_task(self._bring_up(service, made))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self.task(self._bring_up(service, made))
         return made
 
     async def quiet(self) -> None:
@@ -260,7 +260,10 @@ class RailwayStandIn:
             {"id": f"{one.id}-{name}", "name": name, "serviceId": one.id, "environmentId": ENVIRONMENT, "isSealed": name in one.sealed}
             for one in self.services.values() for name in sorted({*one.variables, *one.sealed})
         ]  # fmt: skip
-        return {"id": id, "name": "production", "projectId": self.project, "serviceInstances": instances, "variables": variables}
+        return {
+            "id": id, "name": "production", "projectId": self.project, "serviceInstances": instances, "variables": variables,
+            "volumeInstances": self.volumes.there,
+        }  # fmt: skip
 
     def _instance(self, one: Service) -> Json:
         latest = one.deployments[-1] if one.deployments else None
@@ -302,6 +305,30 @@ class RailwayStandIn:
 
     def _query_volumeInstanceBackupScheduleList(self, volumeInstanceId: str) -> list[Json]:  # noqa: N802, N803
         return self.schedules
+
+    def _query_environmentStagedChanges(self, environmentId: str) -> Json:  # noqa: N802, N803
+        self._environment(environmentId)
+        return self.volumes.told()
+
+    def _query_workflowStatus(self, workflowId: str) -> Json:  # noqa: N802, N803
+        return self.volumes.workflow(workflowId)
+
+    def _mutation_volumeInstanceBackupRestore(self, volumeInstanceId: str, volumeInstanceBackupId: str) -> Json:  # noqa: N802, N803
+        if volumeInstanceId not in {one["id"] for one in self.volumes.there}:
+            raise LookupError("Not Authorized")
+        if volumeInstanceBackupId not in {one["id"] for one in self.backups}:
+            raise LookupError("Backup not found")
+        return {"workflowId": self.volumes.restore(volumeInstanceId, volumeInstanceBackupId)}
+
+    def _mutation_environmentPatchCommitStaged(self, environmentId: str, commitMessage: str = "") -> str:  # noqa: N802, N803
+        self._environment(environmentId)
+        return self.volumes.commit()
+
+    def task(self, work: Coroutine[Any, Any, None]) -> None:
+        """Something that Railway does by itself meanwhile."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def _mutation_variableUpsert(self, input: Json) -> bool:  # noqa: A002, N802
         self._environment(input["environmentId"])

@@ -80,9 +80,9 @@ class Escrow:
         if down is not None:
             (self.migrations / name / "down.sql").write_text(down)
 
-    async def open(self) -> None:
-        """The application runs and writes, and the bot is ready."""
-        environ = {"DATABASE_URL": self.bot.target.url()}
+    async def open(self, url: str = "") -> None:
+        """The application runs and writes, and the bot is ready. `url`: how both enter, where that isn't the test's own way."""
+        environ = {"DATABASE_URL": url or self.bot.target.url()}
         program = [sys.executable, "-c", APPLICATION]
         await self.railway.add("api", {**environ, "MAINTENANCE_MODE": "false"}, program=program)
         await self.railway.add("worker", environ, program=program)
@@ -406,7 +406,7 @@ async def test_a_bot_that_is_killed_between_stop_and_start_goes_on_and_everythin
     await escrow.as_before()
 
 
-async def test_the_providers_backups_are_listed_with_their_retention_and_what_only_railway_can_do_is_said(escrow: Escrow) -> None:
+async def test_the_providers_backups_are_listed_with_their_retention_and_what_they_are_not_for_is_said(escrow: Escrow) -> None:
     bot, railway = escrow.bot, escrow.railway
     daily = {"id": "s1", "kind": "DAILY", "cron": "0 3 * * *", "name": "daily", "retentionSeconds": 6 * 86400}
     railway.schedules = [{**daily, "createdAt": "2026-01-01T00:00:00Z"}]
@@ -421,8 +421,8 @@ async def test_the_providers_backups_are_listed_with_their_retention_and_what_on
     said = await bot.told("U0DEV", "b29-backup")
     assert "Railway's own of 2026-11-29 03:00:00 UTC (daily, kept for 6 days), kept until 2026-12-05 03:00:00 UTC" in said
     assert said.index("b29-backup") < said.index("b28-backup")
-    await bot.ask("restore b29 sev critical because the data is wrong")
-    assert "Backups, Restore, then Deploy" in await bot.told("U0DEV", "provider_restores")
+    await bot.ask("restore b29 in place sev critical because the data is wrong")
+    assert "the place of the WHOLE server" in await bot.told("U0DEV", "provider_restores")
     await bot.ask("pitr 2026-11-28T20:48:28Z sev critical because of a wrong delete")
     await bot.until(lambda: "Waiting for railway" in str(bot.card()), what="waiting for Railway")
     await bot.until(lambda: [file for file in bot.slack.files() if file.name.startswith("recovery-")], what="told what to do")

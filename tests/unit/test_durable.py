@@ -53,7 +53,7 @@ def test_a_step_is_its_function_bound_to_its_promises() -> None:
 
 def test_what_destroys_is_probed_or_asked_about_and_never_simply_done_again() -> None:
     destructive = [made for made in STEPS.values() if made.destructive]
-    assert [made.name for made in destructive] == ["swap", "replace", "stamp", "downgrade", "upgrade"]
+    assert [made.name for made in destructive] == ["swap", "replace", "deploy_backup", "stamp", "downgrade", "upgrade"]
     assert all(made.on_crash is not OnCrash.RERUN and made.retries == 0 for made in destructive)
 
 
