@@ -242,7 +242,7 @@ def _less_than_proof(like: Likeness, version: int) -> list[str]:
         said.append(f"on PostgreSQL {version // 10000}, production is {like.version // 10000}")
     if like.facts["tool_is_superuser"] or like.facts["tool_reaches_files"]:
         why = "is a superuser" if like.facts["tool_is_superuser"] else "may run programs of the server or use its files"
-        said.append(f"not isolated: {like.tool} {why}, so a downgrade can reach this machine (COPY TO PROGRAM, files)")
+        said.append(f"not isolated: {like.tool} {why}, so a downgrade reaches its server's machine (COPY TO PROGRAM, files), or fails locked in")
     if like.facts["publications"]:
         said.append(f"publications are not on the copy ({', '.join(like.facts['publications'])}): a statement about them fails there")
     return said
