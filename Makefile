@@ -8,7 +8,7 @@ PRISMA := tests/platforms/prisma/node_modules/.installed
 
 #: brings copies back, every tool and every store, clusters: half an hour and more
 LONG := $(patsubst %,tests/crash/test_%.py,bringing_back in_place kubernetes) \
-  $(patsubst %,tests/scenario/test_%.py,escrow escrow_provider in_place kubernetes pitr provider restore strangers tables tools) \
+  $(patsubst %,tests/scenario/test_%.py,escrow escrow_provider in_place in_place_rights kubernetes pitr provider restore strangers tables tools) \
   $(patsubst %,tests/contract/test_%.py,every_tool foreign merge_tables point_in_time replacing scratch_lodging store swap)
 
 #: kills the bot in every step, tries everything on copies, runs every command of the documentation

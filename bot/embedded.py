@@ -24,7 +24,7 @@ from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 
-from bot import guardian
+from bot import cage, guardian
 from bot.errors import ConfigError, ProgramFailed, ProgramMissing
 from bot.guardian import postmaster
 from bot.place import Connect
@@ -41,6 +41,7 @@ _SETTINGS = {
     "timezone": "UTC",
     "log_timezone": "UTC",
 }
+_CAGED = {"dynamic_shared_memory_type": "mmap"}  # in its data: /dev/shm is everybody's
 _NOT_DURABLE = "-c fsync=off -c synchronous_commit=off -c full_page_writes=off"
 _TRIES = 10
 
@@ -72,12 +73,13 @@ class EmbeddedPostgres:
     """A cluster by the name `name` that belongs to `home`. `durable=False`: a crash of the machine may lose it.
 
     `programs` is a folder of that major version's programs, instead of the wheel's; `settings` go into its postgresql.conf when it is made.
+    `caged`: nothing that runs in it reaches beyond its data (cage.py).
     `start` may be called again: it starts a server that died. Raises ConfigError, ProgramFailed (with the end of the server's log).
     """
 
     def __init__(
         self, home: Path, *, name: str = "journal", major: int = 18, durable: bool = True,
-        programs: Path | None = None, superuser: str = ACCOUNT, settings: Mapping[str, str] | None = None,
+        programs: Path | None = None, superuser: str = ACCOUNT, settings: Mapping[str, str] | None = None, caged: bool = False,
     ) -> None:  # fmt: skip
         self._home = home.absolute()
         self._name = name
@@ -85,7 +87,8 @@ class EmbeddedPostgres:
         self._durable = durable
         self._given = programs
         self._superuser = superuser
-        self._settings = {**_SETTINGS, **(settings or {})}
+        self._settings = {**_SETTINGS, **(_CAGED if caged else {}), **(settings or {})}
+        self._cages = 2 if caged else 0  #: how often a start in there may fail
         self._account: pwd.struct_passwd | None = None
         self._users: int | None = None
         #: where the cluster lies, once it was started
@@ -252,7 +255,13 @@ class EmbeddedPostgres:
         options = f"-p {self._port()} {'' if self._durable else _NOT_DURABLE}"
         argv = ("start", "--wait", "--timeout", "60", "--silent", "-D", str(self._data), "-l", str(log), "-o", options)
         _write(marker, "")
-        finished = await self._run(str(programs / "pg_ctl"), *argv, seconds=90)
+        if self._cages:
+            caged = (*cage.around(self._account, self._data, log, programs), str(programs / "pg_ctl"), *argv)
+            finished = await run(caged, env=inherited(), timeout=timedelta(seconds=90), directory=Path("/"))
+            self._cages -= finished.code != 0  # where Postgres needs what is not known here, a copy is tried all the same
+            cage.warn(finished.output, given_up=not self._cages)
+        else:
+            finished = await self._run(str(programs / "pg_ctl"), *argv, seconds=90)
         marker.unlink(missing_ok=True)
         return finished.output
 

@@ -196,6 +196,13 @@ class Listed(Noun):
     refused: str = ""
 
 
+class Publication(Noun):
+    """`statements` make it again, owner and comment too."""
+
+    name: str
+    statements: tuple[str, ...]
+
+
 class Bounds(Noun):
     """What a copy would cost the server (databases.md F3). Bytes and counts; None: this role can't know."""
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
 from bot.errors import Refusal
-from bot.evidence import BackupFile, Found, Listed, Stored
+from bot.evidence import BackupFile, Found, Listed, Publication, Stored
 from bot.model import Plan
 from bot.place import Connect
 
@@ -59,10 +59,12 @@ class Backup(Protocol):
     async def usable(self, file: BackupFile) -> bool:
         """The file is there and has its checksum."""
 
-    async def restore(self, file: BackupFile, into: Connect, version: int, work: Work, *, owners: bool = True) -> tuple[str, ...]:
+    async def restore(
+        self, file: BackupFile, into: Connect, version: int, work: Work, *, owners: bool = True, schema: bool = False
+    ) -> tuple[str, ...]:
         """Into an empty database of a server of that server_version_num: what was ignored, in the program's words. Raises StepFailed, Refusal.
 
-        Without `owners` everything belongs to who restores.
+        Without `owners` everything belongs to who restores; with `schema` no row comes back.
         What is `foreign` is a program: it is only restored when the role of `into` could do no harm outside of that database (databases.md F15)."""
 
     async def take_schema(self, name: str, snapshot: str | None, work: Work) -> BackupFile:
@@ -110,8 +112,10 @@ class Replacing(Protocol):
     async def reopen(self, oid: int) -> None:
         """Who died before it was dropped has left it without connections; nothing happens where that isn't so."""
 
-    async def make(self, belongings: Mapping[str, Any], name: str, note: str) -> BackupFile:
-        """An empty database for the restore, as `Database.beside_for_restore` makes it, like one that is gone."""
+    async def make(self, belongings: Mapping[str, Any], name: str, note: str, *, adopted: bool = False) -> BackupFile:
+        """An empty database for the restore, as `Database.beside_for_restore` makes it, like one that is gone.
+
+        `adopted`: the application's role will fill it, so it may do in the schema public what it could."""
 
     async def made(self, file: BackupFile, note: str) -> bool:
         """It is still there, and ours."""
@@ -126,6 +130,14 @@ class Replacing(Protocol):
 
     async def marked(self, run: str) -> bool: ...
     async def unmark(self, run: str) -> None: ...
+
+
+class Publications(Protocol):
+    """What the target's database publishes. Raises Refusal (on connecting), StepFailed, OutcomeUnknown."""
+
+    async def there(self) -> tuple[Publication, ...]: ...
+    async def make(self, wanted: Sequence[Publication], application: str) -> Mapping[str, str]:
+        """Those that are not there; by name why one could not be made."""
 
 
 class Writing(Protocol):

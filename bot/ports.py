@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from bot.errors import Refusal
 from bot.evidence import Archive, BackupFile, Duty, Loss, Part, PutBack, Sampled, Snapshot, Touched
-from bot.keeping import ArchiveSink, ArchiveSource, Replacing, Work
+from bot.keeping import ArchiveSink, ArchiveSource, Publications, Replacing, Work
 from bot.merges import Compared, Merged, MergeRule
 from bot.model import Alarm, Attempt, Delivery, Event, Plan, Request, Run, State
 from bot.place import Answer, Connect, Elsewhere, Identity, Right, Session
@@ -171,6 +171,9 @@ class Database(Protocol):
     def replacing(self) -> Replacing:
         """The same where there is no room for two."""
 
+    @property
+    def publications(self) -> Publications: ...
+
     # single tables of a database beside
 
     async def compare_tables(self, tables: Sequence[str], source: BackupFile, progress: Progress) -> tuple[Compared, ...]:
@@ -231,6 +234,9 @@ class Scratch(Protocol):
 
     async def create(self, name: str) -> None:
         """An empty database, owned and set up as the target's."""
+
+    async def incoming(self, name: str) -> Connect:
+        """An empty database as `Replacing.make` leaves it on the target's server, and how the role that restores there enters it: with its rights."""
 
     async def clone(self, source: str, name: str) -> None: ...
     async def drop(self, name: str) -> None: ...

@@ -63,7 +63,9 @@ class Throwaways:
     async def start(self, name: str, major: int, *, superuser: str, settings: Mapping[str, str]) -> AsyncIterator[Connect]:
         """Its superuser, on the database `postgres`. Raises ConfigError, ProgramFailed, OSError. Stopped and removed at the end."""
         programs = _given(await self.programs(major), major)
-        cluster = EmbeddedPostgres(self._home, name=name, major=major, durable=False, programs=programs, superuser=superuser, settings=settings)
+        cluster = EmbeddedPostgres(
+            self._home, name=name, major=major, durable=False, programs=programs, superuser=superuser, settings=settings, caged=True
+        )
         self._mark(name)
         try:
             yield await cluster.start()

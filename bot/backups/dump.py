@@ -105,8 +105,10 @@ class DumpBackup:
     async def usable(self, file: BackupFile) -> bool:
         return await self._store.checksum(file.name) == file.sha256
 
-    async def restore(self, file: BackupFile, into: Connect, version: int, work: Work, *, owners: bool = True) -> tuple[str, ...]:
-        """`into` is an empty database of a server of that server_version_num; what was ignored, a sentence for each.
+    async def restore(
+        self, file: BackupFile, into: Connect, version: int, work: Work, *, owners: bool = True, schema: bool = False
+    ) -> tuple[str, ...]:
+        """`into` is an empty database of a server of that server_version_num; what was ignored, a sentence for each. `schema`: without rows.
 
         Without publications and subscriptions; with grants, row security, event triggers, and `owners`. Raises Refusal (no such client),
         StepFailed: the file is not the one that was made, or not all of its data could be restored.
@@ -115,7 +117,8 @@ class DumpBackup:
             client = await client_for(version // 10000, into.sslmode, self._embedded)
             env = environment(into, work.application, {**_RESTORING, **_since_14(version)})
             return await self._restore_foreign(file, into, version, work, Strangers(self._foreign, self._store, client, env, into.password))
-        return _judged(await self._restore(file, into, version, work, *_unowned(owners and not file.adopted)), into)
+        more = (*_unowned(owners and not file.adopted), *(["--schema-only"] if schema else []))
+        return _judged(await self._restore(file, into, version, work, *more), into)
 
     async def _restore_foreign(self, file: BackupFile, into: Connect, version: int, work: Work, strangers: Strangers) -> tuple[str, ...]:
         found = await strangers.prove(file, version)

@@ -32,8 +32,11 @@ async def entered(maintenance: Connect, admin: Connect, tool: Connect, file: Bac
         yield admin.model_copy(update={"database": file.name})
         return
     inside, who = tool.model_copy(update={"database": file.name}), quoted(tool.user)
-    await _say(maintenance, file, f"GRANT CONNECT, CREATE, TEMPORARY ON DATABASE {quoted(file.name)} TO {who}")
+    await _say(maintenance, file, f"GRANT CONNECT ON DATABASE {quoted(file.name)} TO {who}")
     try:
+        async with connected(inside, CATALOG) as session:  # a door's key becomes the application as it comes in
+            becomes = quoted(str(await session.fetchval("SELECT current_user")))
+        await _say(maintenance, file, f"GRANT CREATE, TEMPORARY ON DATABASE {quoted(file.name)} TO {becomes}")
         if rights := await reach(inside):
             raise StepFailed(
                 f"What others made comes back only by a role that can do no harm elsewhere, and {tool.user} has {rights}. Nothing was executed."

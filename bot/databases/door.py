@@ -199,8 +199,9 @@ class Door:
     async def entrance(self, run: str) -> Connect | None:
         """How the tool enters while this run holds the door closed, by a password that is new each time; None: as always."""
         async with self._session() as session:
-            if not await _there(session, self._tool.database):
-                return None
+            if not await _there(session, self._tool.database):  # this run dropped it: what takes its place is entered by the same key
+                left = await key.left(session, run)
+                return await self._with(session, left[0]) if left else None
             it = await may_close.here(session, self._tool.database)
             held = await key.held(session, it.oid)
             return await self._with(session, held[0]) if held and held[0].run == run else None

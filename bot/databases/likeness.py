@@ -6,7 +6,7 @@ Never passwords; never roles of the system's (pg_*). A statement that another se
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,9 @@ SELECT current_setting('server_version_num')::int AS version, (SELECT system_ide
   pg_encoding_to_char(d.encoding) AS encoding, to_jsonb(d)::text AS database,
   (SELECT count(*) FROM pg_class) AS relations,
   (SELECT json_object_agg(extname, extversion)::text FROM pg_extension) AS extensions,
+  ARRAY(SELECT extname::text FROM pg_extension WHERE extnamespace::regnamespace::text IN ('public', 'pg_catalog')) AS extensions_in_public,
   (SELECT array_agg(pubname::text ORDER BY pubname) FROM pg_publication) AS publications,
+  current_user::text AS me, (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) AS i_am_superuser,
   (SELECT rolsuper FROM pg_roles WHERE rolname = $1) AS tool_is_superuser,
   (SELECT bool_or(pg_has_role($1::name, r.oid, 'MEMBER')) FROM pg_roles r
     WHERE r.rolname IN ('pg_execute_server_program', 'pg_read_server_files', 'pg_write_server_files')) AS tool_reaches_files
@@ -128,13 +130,18 @@ async def make_empty(session: Connection, like: Likeness, name: str) -> list[str
     return []
 
 
-async def make_public(session: Connection, like: Likeness) -> list[str]:
-    """Who may do what in the schema public; the session is in the database."""
-    if not like.public:
+async def public(session: Connection) -> tuple[Row, ...]:
+    """Who may do what in the schema public of the database that the session is in."""
+    return tuple(dict(row) for row in await session.fetch(_PUBLIC))
+
+
+async def make_public(session: Connection, rows: Sequence[Row]) -> list[str]:
+    """The same in another database, in which the session is."""
+    if not rows:
         return []
-    owner = like.public[0]["owner"]
+    owner = rows[0]["owner"]
     statements = [] if owner == "pg_database_owner" else [f"ALTER SCHEMA public OWNER TO {quoted(owner)}"]
-    return await _each(session, [*statements, *_grants("SCHEMA public", owner, like.public)])
+    return await _each(session, [*statements, *_grants("SCHEMA public", owner, rows)])
 
 
 async def set_up(session: Connection, like: Likeness, name: str) -> list[str]:

@@ -31,7 +31,6 @@ FROM pg_database d WHERE d.oid = $1::int8::oid"""
 
 _OF_DATABASE = """
 SELECT (SELECT coalesce(json_object_agg(extname, extversion), '{}')::text FROM pg_extension) AS extensions,
-  ARRAY(SELECT pubname::text FROM pg_publication ORDER BY 1) AS publications,
   ARRAY(SELECT evtname::text FROM pg_event_trigger ORDER BY 1) AS triggers"""
 
 _RIGHTS = """
@@ -179,7 +178,6 @@ async def _locked(session: Connection, it: Here, incoming: int) -> Refusal:
 
 class _Inside(Noun):
     extensions: dict[str, str]
-    publications: tuple[str, ...]
     triggers: tuple[str, ...]
 
 
@@ -187,7 +185,7 @@ async def inside(admin: Connect, name: str) -> _Inside:
     async with connected(admin.model_copy(update={"database": name}), CATALOG) as session:
         row = await session.fetchrow(_OF_DATABASE)
     assert row is not None  # noqa: S101  a SELECT without FROM has one row
-    return _Inside(extensions=json.loads(row["extensions"]), publications=row["publications"], triggers=row["triggers"])
+    return _Inside(extensions=json.loads(row["extensions"]), triggers=row["triggers"])
 
 
 async def _differences(session: Connection, admin: Connect, it: Here, incoming: int, name: str) -> list[Refusal]:
@@ -204,7 +202,6 @@ def _within(here: _Inside, there: _Inside) -> Iterator[str]:
         if there.extensions.get(extension) != version:
             has = there.extensions.get(extension)
             yield f"the extension {extension} {version} is {f'there in version {has}' if has else 'not there'}"
-    yield from _gone("publication", here.publications, there.publications, "who subscribes to it gets nothing until it is made again")
     yield from _gone("event trigger", here.triggers, there.triggers, "it will not fire")
 
 

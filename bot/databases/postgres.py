@@ -35,6 +35,7 @@ from bot.databases import (
 from bot.databases.connecting import CATALOG, Connection, connected, quoted, words
 from bot.databases.fence import HOLDER, PostgresFence
 from bot.databases.poolers import refuse_pooler
+from bot.databases.publications import Publications
 from bot.databases.replacing import Replacing
 from bot.databases.rights import rights
 from bot.databases.strangers import strangers
@@ -60,12 +61,13 @@ SELECT (SELECT system_identifier FROM pg_control_system())::text AS system, $1::
   current_setting('server_version_num')::int AS version, pg_postmaster_start_time() AS started"""
 
 _SESSIONS = """
-SELECT pid, usename, application_name, state, extract(epoch FROM clock_timestamp() - xact_start)::float8 AS age, left(query, 500) AS query
+SELECT pid, usename AS "user", application_name AS application, state, extract(epoch FROM clock_timestamp() - xact_start)::float8 AS age,
+  coalesce(left(query, 500), '') AS query
 FROM pg_stat_activity WHERE application_name = $1 AND pid <> pg_backend_pid() ORDER BY pid"""
 
 # A prepared transaction blocks as pid 0.
 _BLOCKERS = """
-SELECT DISTINCT b.pid, s.usename, coalesce(s.application_name, '') AS application_name,
+SELECT DISTINCT b.pid, s.usename AS "user", coalesce(s.application_name, '') AS application,
   CASE b.pid WHEN 0 THEN 'prepared transaction' ELSE s.state END AS state,
   extract(epoch FROM clock_timestamp() - s.xact_start)::float8 AS age, coalesce(left(s.query, 500), '') AS query
 FROM pg_stat_activity w CROSS JOIN LATERAL unnest(pg_blocking_pids(w.pid)) AS b (pid) LEFT JOIN pg_stat_activity s ON s.pid = b.pid
@@ -230,13 +232,13 @@ class PostgresDatabase:
 
     async def _look(self, sql: str, application: str) -> tuple[Session, ...]:
         async with connected(self._maintenance, CATALOG) as session:
-            return tuple(_session(row) for row in await session.fetch(sql, _cut(application)))
+            return tuple(Session(**row) for row in await session.fetch(sql, _cut(application)))
 
     async def end_sessions(self, application: str) -> tuple[Session, ...]:
         ended: dict[int, Session] = {}
         async with connected(self._maintenance, CATALOG) as session:
             for _ in range(_GONE * 10):
-                living = [_session(row) for row in await session.fetch(_SESSIONS, _cut(application))]
+                living = [Session(**row) for row in await session.fetch(_SESSIONS, _cut(application))]
                 if not living:
                     return tuple(ended.values())
                 for one in living:
@@ -331,6 +333,10 @@ class PostgresDatabase:
     def replacing(self) -> Replacing:
         return Replacing(self._maintenance, self.admin, self.tool.database)
 
+    @property
+    def publications(self) -> Publications:
+        return Publications(self.admin)
+
     def kept_name(self, at: dt.datetime) -> str:
         return kept_name(self.tool.database, at)
 
@@ -366,12 +372,6 @@ class PostgresDatabase:
 
     async def put_back(self, kept: Archive, source: ArchiveSource, progress: Progress, *, triggers: bool) -> PutBack:
         return await put_back.put_back(self.admin, kept, source, progress, triggers=triggers)
-
-
-def _session(row: asyncpg.Record) -> Session:
-    return Session(
-        pid=row["pid"], user=row["usename"], application=row["application_name"], state=row["state"], age=row["age"], query=row["query"] or ""
-    )
 
 
 def _cut(application: str) -> str:

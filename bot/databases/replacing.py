@@ -13,7 +13,7 @@ from typing import Any
 
 import asyncpg
 
-from bot.databases import acl, beside, clone, dressing, may_close, may_swap, timescale, visitors
+from bot.databases import acl, beside, clone, dressing, likeness, may_close, may_swap, timescale, visitors
 from bot.databases.beside import OURS, Like
 from bot.databases.connecting import CATALOG, LONGEST, Connection, connected, quoted, words
 from bot.databases.dressing import Outside
@@ -40,6 +40,7 @@ class Belongings(Noun):
 
     outside: Outside
     like: Like
+    public: tuple[dict[str, Any], ...] = ()
 
 
 class Replacing:
@@ -59,7 +60,6 @@ class Replacing:
             found += [await may_swap.prepared(session, it, [it.oid]), await _hangs(session, it)]
             if not any(found):
                 found += await _tried(session, it)
-            found += await self._not_restored(it)
         return tuple(refusal for refusal in found if refusal is not None)
 
     async def _may_make(self) -> Refusal | None:
@@ -69,13 +69,6 @@ class Replacing:
             if why
             else None
         )
-
-    async def _not_restored(self, it: Here) -> list[Refusal]:
-        there = await may_swap.inside(self._admin, it.name)
-        return [
-            may_swap.differs(f"the publication {name} is not there: who subscribes to it gets nothing until it is made again")
-            for name in there.publications
-        ]
 
     # ------------------------------------------------------------------ what is there
 
@@ -87,7 +80,9 @@ class Replacing:
     async def belongings(self) -> Mapping[str, Any]:
         async with connected(self._maintenance, CATALOG) as session:
             it = await may_close.here(session, self._database)
-            found = Belongings(outside=await dressing.read(session, it.oid), like=await beside.like(session, it.name))
+            outside, like = await dressing.read(session, it.oid), await beside.like(session, it.name)
+        async with connected(self._admin.model_copy(update={"database": it.name}), CATALOG) as session:
+            found = Belongings(outside=outside, like=like, public=await likeness.public(session))
         return found.model_dump(mode="json")
 
     async def made(self, file: BackupFile, note: str) -> bool:
@@ -147,8 +142,15 @@ class Replacing:
             await session.execute(f"ALTER DATABASE {quoted(self._database)} ALLOW_CONNECTIONS true")
             await self._is(session, oid)
 
-    async def make(self, belongings: Mapping[str, Any], name: str, note: str) -> BackupFile:
-        return await beside.make(self._maintenance, Belongings(**belongings).like, name, note)
+    async def make(self, belongings: Mapping[str, Any], name: str, note: str, *, adopted: bool = False) -> BackupFile:
+        was = Belongings(**belongings)
+        made = await beside.make(self._maintenance, was.like, name, note)
+        if adopted:
+            async with clone.writing(self._maintenance.model_copy(update={"database": name}), "backout/replace/public") as session:
+                if not await session.fetchval("SELECT rolsuper FROM pg_roles WHERE rolname = current_user"):
+                    await session.execute(f"SET ROLE {quoted(was.like.owner)}")
+                await likeness.make_public(session, was.public)
+        return made
 
     async def put(self, incoming: BackupFile, belongings: Mapping[str, Any], application: str) -> tuple[str, ...]:
         was, oid = Belongings(**belongings).outside, incoming.oid or 0

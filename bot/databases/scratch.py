@@ -41,6 +41,10 @@ PRELOADED = {timescale.NAME, "pg_cron", "citus"}
 _LOADING: Mapping[str, Mapping[str, str]] = {timescale.NAME: timescale.SETTINGS}
 _WRITING = {"default_transaction_read_only": "off", "statement_timeout": "0", "lock_timeout": "0"}
 
+# Whether its role may make these, production's server alone can tell: providers have rules of their own.
+_UNTRUSTED = """
+SELECT DISTINCT name::text FROM pg_available_extension_versions WHERE name = ANY ($1::text[]) AND superuser AND NOT trusted"""
+
 #: how the tool enters, how Backout does, and another database of that server
 At = Callable[[Connect, Connect, str], tuple[Database, MigrationTool]]
 
@@ -112,6 +116,7 @@ class ServerScratch:
         self._where = where
         self._prefix = prefix
         self._said: dict[str, None] = {}
+        self._bare: set[str] = set()  # databases without what belongs to the target's
         self.version = 0
         self.says = ""
 
@@ -130,7 +135,7 @@ class ServerScratch:
             self._note(await likeness.make_roles(session, self._like, self._tool.password))
             self._note(await likeness.make_empty(session, self._like, self._real(self._empty)))
         async with connected(self.superuser(self._empty), _WRITING) as session:
-            self._note(await likeness.make_public(session, self._like))
+            self._note(await likeness.make_public(session, self._like.public))
             if timescale.NAME in self._like.extensions:  # no script may make it by itself: it wants a superuser
                 await session.execute("CREATE EXTENSION IF NOT EXISTS timescaledb SCHEMA public")
 
@@ -166,9 +171,32 @@ class ServerScratch:
             await session.execute(f"DROP DATABASE IF EXISTS {quoted(self._real(name))}{force}", timeout=cutting.AT_MOST)
 
     async def cut_off(self, name: str) -> tuple[str, ...]:
+        if name in self._bare:  # it is in its place now
+            async with connected(self._admin, _WRITING) as session:
+                self._note(await likeness.set_up(session, self._like, self._real(name)))
         said = await cutting.cut_off(self.superuser(name))
         await cutting.analyze(self.superuser(name))
         return said
+
+    async def incoming(self, name: str) -> Connect:
+        """Raises StepFailed."""
+        me = str(self._like.facts["me"])
+        if self._like.facts["i_am_superuser"] or me not in {row["name"] for row in self._like.roles}:
+            await self.create(name)
+            return self.superuser(name)
+        self._bare.add(name)
+        password = self._tool.password if me == self._tool.user else secrets.token_urlsafe(24)
+        async with connected(self._admin, _WRITING) as session:
+            await session.execute(f"ALTER ROLE {quoted(me)} LOGIN CONNECTION LIMIT -1 PASSWORD {likeness.literal(password)}")
+            self._note(await likeness.make_empty(session, self._like, self._real(name)))
+            oid = await session.fetchval("SELECT oid::int8 FROM pg_database WHERE datname = $1", self._real(name))
+            await session.execute(f"ALTER DATABASE {quoted(self._real(name))} OWNER TO {quoted(self._like.owner)}")
+            async with session.transaction():
+                await dressing.shut(session, oid, self._real(name), me, "CONNECT")
+        async with connected(self.superuser(name), _WRITING) as session:
+            for row in await session.fetch(_UNTRUSTED, list(self._like.facts["extensions_in_public"])):
+                await session.execute(f"CREATE EXTENSION IF NOT EXISTS {quoted(row['name'])} CASCADE")
+        return self._admin.model_copy(update={"database": self._real(name), "user": me, "password": password})
 
     async def known_as(self, name: str, note: str) -> BackupFile:
         """That database as a copy beside another: its comment says so, and its OID counts."""
@@ -220,7 +248,7 @@ def _less_than_proof(like: Likeness, version: int) -> list[str]:
         said.append(f"on PostgreSQL {version // 10000}, production is {like.version // 10000}")
     if like.facts["tool_is_superuser"] or like.facts["tool_reaches_files"]:
         why = "is a superuser" if like.facts["tool_is_superuser"] else "may run programs of the server or use its files"
-        said.append(f"not isolated: {like.tool} {why}, so a downgrade can reach this machine (COPY TO PROGRAM, files)")
+        said.append(f"not isolated: {like.tool} {why}, so a downgrade reaches its server's machine (COPY TO PROGRAM, files), or fails locked in")
     if like.facts["publications"]:
         said.append(f"publications are not on the copy ({', '.join(like.facts['publications'])}): a statement about them fails there")
     return said

@@ -127,6 +127,11 @@ class SameServerScratch(ServerScratch):
             self._note(await likeness.set_up(session, self._like, self._real(name)))
             await session.execute(f"ALTER DATABASE {database} ALLOW_CONNECTIONS true")
 
+    async def incoming(self, name: str) -> Connect:
+        """What its role could do in production is not to be seen here: it is the marker that restores."""
+        await self.create(name)
+        return self.superuser(name)
+
     def superuser(self, name: str) -> Connect:
         return self._tool.model_copy(update={"database": self._real(name)})
 

@@ -16,9 +16,10 @@ from bot.errors import FenceLost, OutcomeUnknown, Refusal, StepFailed
 from bot.evidence import BackupFile, Loss, Rehearsal, Snapshot
 from bot.moment import told
 from bot.place import Connect
-from bot.ports import Database
+from bot.ports import Database, Scratch
 from bot.rollback import verify
 from bot.rollback.plan_copies import UNKNOWN
+from bot.steps.fillable import IS_OWNER, IS_RIGHT, unable
 from bot.steps.restore_point import is_clone
 
 _COPY = "backout_copy"
@@ -100,14 +101,17 @@ async def restored(world: World, source: BackupFile) -> Rehearsal:
     began = world.clock.monotonic()
     async with scratches.open(world) as scratch:
         await world.progress("restoring the copy elsewhere")
-        await scratch.create(_COPY)
+        into = await _into(world, scratch, source)
         # What others made is a program: it gets the application's role, which may do nothing else there (databases.md F15).
         copy = world.target.elsewhere(scratch.at(_COPY)[0].tool) if source.theirs else scratch.at(_COPY)[0]
-        into = copy.tool if source.theirs else scratch.superuser(_COPY)
         try:
             ignored = await world.target.backup.restore(source, into, scratch.version, world, owners=scratch.owners)
         except StepFailed as error:
+            if world.plan.way.in_place and IS_RIGHT.search(error.message):
+                raise unable(world, into.user, error.message) from error
             raise condemned(source.name, error.message) from error
+        if world.plan.way.in_place and (others := [each for each in ignored if IS_OWNER.search(each)]):
+            raise unable(world, into.user, f"{others[0]}.")
         took = round(world.clock.monotonic() - began, 1)
         if not source.foreign:
             await world.journal.prove_backup(world.target.name, source.name)
@@ -117,6 +121,14 @@ async def restored(world: World, source: BackupFile) -> Rehearsal:
             found = await _adopted(world, scratch.superuser(_COPY), found)
         partial = (*found.partial, *scratch.partial, *(f"not restored: {each}" for each in ignored), *cut)
     return found.model_copy(update={"partial": partial, "seconds": {"restore": took}, "size": source.size})
+
+
+async def _into(world: World, scratch: Scratch, source: BackupFile) -> Connect:
+    """By whom it is restored there. Where the database is dropped for it: by the role that will do so, with no more rights than it will have."""
+    if world.plan.way.in_place and not source.theirs:
+        return await scratch.incoming(_COPY)
+    await scratch.create(_COPY)
+    return scratch.at(_COPY)[0].tool if source.theirs else scratch.superuser(_COPY)
 
 
 async def harmless(world: World, source: BackupFile) -> None:

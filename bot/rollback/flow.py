@@ -29,7 +29,7 @@ from bot.strategy import ON_A_COPY, Strategy
 log = logging.getLogger(__name__)
 
 #: what a copy proves to be no way back
-_PROVED_WRONG = frozenset({"rehearsal_failed", "empty_downgrade", "copy_condemned", "table_not_mergeable"})
+_PROVED_WRONG = frozenset({"rehearsal_failed", "empty_downgrade", "copy_condemned", "in_place_rights", "table_not_mergeable"})
 _GRACE = 30.0  # seconds that a running step gets when the process is asked to leave
 _TIDY = 5.0  # seconds after that
 _AHEAD = 4  # targets whose tool waits from the start; each takes about 50 MB

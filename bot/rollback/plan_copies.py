@@ -18,6 +18,7 @@ from bot.ports import Journal
 from bot.rollback import pace, route
 from bot.rollback.listing import listed, of_the_provider
 from bot.steps.csv_beside import is_csv
+from bot.steps.publish import published
 from bot.steps.replace import dropped
 from bot.steps.restore_beside import INCOMING
 from bot.steps.restore_point import is_clone, taken
@@ -91,10 +92,12 @@ async def instead(target: TargetParts, run: Run, by: str) -> Plan:
         await may_make_beside(target)
     stopped = target.platform.stops
     said = "nobody wrote since" if stopped else "what was written since goes with the old database"
-    names = [*([] if is_clone(file) else ["restore_beside"]), *(["stop_writers"] if stopped else []), "swap", "verify", "start_writers"]
+    names = [*([] if is_clone(file) else ["restore_beside"]), *(["stop_writers"] if stopped else []), "swap", "verify"]
+    publishing, _ = await published(target)
     return run.plan.model_copy(update={
         "strategy": "restore", "from_": await standing(target, run.plan) or UNKNOWN,
-        "to": run.plan.from_, "undone": (), "rehearse": (), "steps": steps_of(names), "foreseen": (), "loss": (), "source": file, "archive": None,
+        "to": run.plan.from_, "undone": (), "rehearse": (), "steps": (*steps_of(names), *publishing, *steps_of(["start_writers"])),
+        "foreseen": (), "loss": (), "source": file, "archive": None,
         "rehearsal": Rehearsal(done=True, server=f"the restore point itself, {file.name}"), "options": (), "loss_class": "none",
         "remarks": (f"<@{by}> chose to go back to the restore point: {said}. The database as it is now is kept beside it.",),
     })  # fmt: skip
@@ -174,9 +177,10 @@ async def _plan(target: TargetParts, journal: Journal, source: BackupFile | None
         *stopped,
         "swap",
         "verify",
-        *pace.back(target, app, code=bool(history and history.code_follows)),
     ]
-    steps = steps_of(names, roll_back_application={"former": app})
+    publishing, said = await published(target)
+    back = pace.back(target, app, code=bool(history and history.code_follows))
+    steps = (*steps_of(names), *publishing, *steps_of(back, roll_back_application={"former": app}))
     tried = cloned or target.rehearsal.where is not None
     return Plan.model_validate({
         "target": target.name, "strategy": strategy, "from_": from_, "to": to, "undone": route.undone_of(moved), "identity": identity,
@@ -186,7 +190,7 @@ async def _plan(target: TargetParts, journal: Journal, source: BackupFile | None
         "version_table_schema": history.version_table_schema if history else None,
         "version_query": history.version_query if history else None, "verify": tuple(one.name for one in target.verify),
         "one_transaction": True, "expected_seconds": await pace.expected(target.name, steps, [one.revision for one in moved], journal),
-        "remarks": (f"{target.name} becomes {what}; the database as it is now is kept beside it.", *remark, *notes, *pace.remarks(target)),
+        "remarks": (f"{target.name} becomes {what}; the database as it is now is kept beside it.", *remark, *notes, *said, *pace.remarks(target)),
     })  # fmt: skip
 
 

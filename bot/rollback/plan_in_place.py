@@ -14,6 +14,7 @@ from bot.ports import Journal
 from bot.rollback import pace, plan_copies, route
 from bot.rollback.plan_copies import UNKNOWN
 from bot.steps.csv_beside import is_csv
+from bot.steps.publish import again, published
 from bot.steps.restore_point import is_clone
 
 
@@ -39,8 +40,9 @@ async def restore(target: TargetParts, rev: str, journal: Journal, command: str)
     app = await pace.application(target, "in_place", journal)
     back = pace.back(target, app, code=bool(history and history.code_follows))
     params: dict[str, dict[str, object]] = {"restore_point": {"method": "dump"}, "roll_back_application": {"former": app}}
-    names = ["check_preconditions", "stop_writers", "restore_point", "replace", "verify", *back]
-    steps = tuple(PlanStep(name=name, params=params.get(name, {})) for name in names)
+    names = ("check_preconditions", "stop_writers", "restore_point", "replace", "verify")
+    publishing, said = await published(target)
+    steps = (*plan_copies.steps_of(names, **params), *publishing, *plan_copies.steps_of(back, **params))
     when = f" of {kept.made:%Y-%m-%d %H:%M} UTC" if kept.made else ""
     return Plan.model_validate({
         "target": target.name, "strategy": "in_place", "from_": from_, "to": to, "undone": route.undone_of(moved), "identity": identity,
@@ -49,7 +51,7 @@ async def restore(target: TargetParts, rev: str, journal: Journal, command: str)
         "version_table_schema": history.version_table_schema if history else None,
         "version_query": history.version_query if history else None, "verify": tuple(one.name for one in target.verify), "one_transaction": True,
         "expected_seconds": await pace.expected(target.name, steps, [one.revision for one in moved], journal),
-        "remarks": (*_said(target, f"{file.name}{when}"), *remark, *notes, *pace.remarks(target)),
+        "remarks": (*_said(target, f"{file.name}{when}"), *remark, *notes, *said, *pace.remarks(target)),
     })  # fmt: skip
 
 
@@ -73,10 +75,11 @@ async def instead(target: TargetParts, run: Run, by: str) -> Plan:
         if there
         else f"There is no database {target.name} now, and who rejects this leaves it so"
     )
-    names = ("stop_writers", "replace", "verify", "start_writers")
+    names = ("stop_writers", "replace", "verify")
     return plan.model_copy(update={
         "from_": await plan_copies.standing(target, plan) or UNKNOWN, "to": plan.from_, "undone": (), "rehearse": (),
-        "steps": tuple(PlanStep(name=name) for name in names), "foreseen": (), "loss": (), "source": file, "archive": None,
+        "steps": (*plan_copies.steps_of(names), *again(plan), PlanStep(name="start_writers")),
+        "foreseen": (), "loss": (), "source": file, "archive": None,
         "rehearsal": Rehearsal(done=True, server=f"the restore point itself, {file.name}"), "options": (), "loss_class": LossClass.HIGH,
         "remarks": (f"{now}.", f"<@{by}> chose to go back to the restore point: nobody wrote since. It is restored into the database's place.",),
     })  # fmt: skip

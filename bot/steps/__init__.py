@@ -11,6 +11,7 @@ from bot.steps.downgrade import downgrade
 from bot.steps.look_at_code import look_at_code
 from bot.steps.look_at_health import look_at_health
 from bot.steps.merge_tables import merge_tables
+from bot.steps.publish import publish
 from bot.steps.put_back import put_back
 from bot.steps.reconcile import reconcile
 from bot.steps.rehearse import rehearse
@@ -32,7 +33,7 @@ STEPS: dict[str, Step] = {
     step.name: step
     for step in (
         back_up, rehearse, try_copy, recover, try_tables, try_stamp, check_preconditions, stop_writers, restore_point, restore_beside, swap,
-        replace, stage_backup, deploy_backup, merge_tables, stamp, archive,
+        replace, publish, stage_backup, deploy_backup, merge_tables, stamp, archive,
         downgrade, reconcile, upgrade, put_back, verify,
         roll_back_application, start_writers, look_at_health, look_at_code, watch,
     )

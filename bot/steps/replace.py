@@ -144,7 +144,7 @@ async def _filled(world: World, known: _Known, belongings: Mapping[str, Any]) ->
         return known.incoming, ()
     if plan.source is None or plan.source.foreign:
         raise StepFailed("The plan names no copy that was tried.")
-    made = await target.database.replacing.make(belongings, incoming_name(target.name, world.run), name)
+    made = await target.database.replacing.make(belongings, incoming_name(target.name, world.run), name, adopted=plan.source.adopted)
     incoming = made.model_copy(update={"adopted": plan.source.adopted})
     await world.journal.keep_backup(target.name, world.run, plan.to, incoming, world.clock.now() + target.keep)
     await world.remember(incoming=incoming.model_dump(mode="json"), filled=False)

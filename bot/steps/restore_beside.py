@@ -57,6 +57,11 @@ def incoming_name(target: str, run: str) -> str:
     return f"backout_{hashlib.sha256(f'{target}/{run}'.encode()).hexdigest()[:8]}{INCOMING}"
 
 
+def trial_name(target: str, run: str) -> str:
+    """Of a database in which only is seen whether it could be filled."""
+    return f"{incoming_name(target, run).removesuffix(INCOMING)}_schema{INCOMING}"
+
+
 def itself(world: World) -> Database:
     """The database once the copy is in its place; entered as the application does where what took it is of others' making."""
     plan, database = world.plan, world.target.database

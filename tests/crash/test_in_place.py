@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import psycopg
+import pytest
 from psycopg import sql
 
 from bot.place import Connect
@@ -15,11 +17,14 @@ from tests.scenario import parts
 from tests.scenario.real import DOOR, MakeShop
 from tests.scenario.real import make_shop as make_shop  # noqa: PLC0414  pytest finds the fixture here
 from tests.scenario.test_in_place import ACL, ALL, FILLING, WHY, beside, oid
+from tests.scenario.test_strangers import mark as mark  # noqa: PLC0414  and here
+from tests.scenario.test_strangers import put
 from tests.scenario.test_tables import backed_up, hurt
 
 _STEPS = ("check_preconditions", "stop_writers", "restore_point", "replace", "verify", "start_writers")
 
 #: rows of the journal that hold it: what is to be dropped was remembered, the copy was filled
+_NOT_DROPPED = ("while its schema is tried", "before the drop", "while it is dropped")
 _REMEMBERED = "new.step = 'replace' and new.facts ? 'dropping'"
 _FILLED = "new.step = 'replace' and new.facts @> '{\"filled\": true}'"
 
@@ -72,7 +77,7 @@ async def test_a_bot_that_is_killed_inside_the_replacement_goes_on(make_shop: Ma
         was = oid(bot, server)
         await parts.ask(bot, f"restore {name} in place {WHY}")
         await killed(bot, server)
-        assert (oid(bot, server) == was) is (moment in ("before the drop", "while it is dropped")), moment
+        assert (oid(bot, server) == was) is (moment in _NOT_DROPPED), moment
         await bot.start()
         await ended(bot)
         await whole(bot, server, rows, acl)
@@ -100,11 +105,18 @@ async def _before_the_dressing(bot: Bot, _server: Connect) -> None:
 async def _between_drop_and_create(bot: Bot, server: Connect) -> None:
     """Whoever creates a database locks its template as a whole; the drop does not."""
     with psycopg.connect(server.url()) as holder:
-        holder.execute("COMMENT ON DATABASE template0 IS 'held'")
-        await parts.approve(bot, "U0DBA")
+        with journal_held(bot, "attempts", _REMEMBERED, "update"):
+            await parts.approve(bot, "U0DBA")
+            await waits_in_the_journal(bot)
+            holder.execute("COMMENT ON DATABASE template0 IS 'held'")
         await waits_in_the_server(server, "CREATE DATABASE%", bot)
         await bot.kill()
         holder.rollback()
+
+
+async def _while_its_schema_is_tried(bot: Bot, _server: Connect) -> None:
+    """Beside the database, before anybody is stopped."""
+    await _in_the_journal(bot, "backups", "new.name like '%\\_schema\\_incoming'", "insert")
 
 
 async def _while_it_is_dropped(bot: Bot, server: Connect) -> None:
@@ -133,12 +145,39 @@ async def _while_it_is_restored(bot: Bot, server: Connect) -> None:
     holder.close()
 
 
+@pytest.mark.parametrize("theirs", [False, True], ids=["Backout's own dump", "a stranger's"])
+async def test_a_bot_that_dies_when_the_application_can_not_log_in_goes_on_by_its_own_key(
+    make_shop: MakeShop, server: Connect, theirs: bool, mark: Path
+) -> None:
+    """platform.roles took the application's login, and after the drop there is no database whose door could be entered."""
+    bot = await make_shop(start=False, **DOOR)
+    bot.config["targets"]["shop"]["platform"]["roles"] = [bot.target.user]
+    put(bot, mark)
+    await bot.start()
+    rows, acl = bot.query(ALL), bot.query(ACL)
+    name = "theirs.sql" if theirs else await backed_up(bot)
+    hurt(bot)
+    for killed in (_before_the_restore, _between_drop_and_create):
+        await parts.ask(bot, f"restore {name} in place {WHY}")
+        await killed(bot, server)
+        assert login(bot, server) is False, "taken"
+        await bot.start()
+        await whole(bot, server, rows, acl)
+        assert login(bot, server) is True, "and given back"
+
+
+def login(bot: Bot, server: Connect) -> bool:
+    with psycopg.connect(server.url(), autocommit=True) as session:
+        return bool(session.execute("SELECT rolcanlogin FROM pg_roles WHERE rolname = %s", (bot.target.user,)).fetchall()[0][0])
+
+
 def dropping(server: Connect) -> bool:
     with psycopg.connect(server.url(), autocommit=True) as session:
         return bool(session.execute("SELECT 1 FROM pg_stat_activity WHERE query LIKE 'DROP DATABASE%' AND state = 'active'").fetchone())
 
 
 KILLED: dict[str, Callable[[Bot, Connect], Awaitable[None]]] = {
+    "while its schema is tried": _while_its_schema_is_tried,
     "before the drop": _before_the_drop,
     "while it is dropped": _while_it_is_dropped,
     "between drop and create": _between_drop_and_create,

@@ -13,7 +13,7 @@ from tests.crash.test_copies import run_roles
 from tests.crash.world import journal_held, waits_in_the_journal
 from tests.harness import Bot, Json
 from tests.scenario import parts
-from tests.scenario.real import DOOR, MakeShop
+from tests.scenario.real import BACK, DOOR, MakeShop
 from tests.scenario.real import make_shop as make_shop  # noqa: PLC0414  pytest finds the fixture here
 from tests.scenario.test_tables import backed_up, hurt
 
@@ -22,8 +22,29 @@ RATINGS = "SELECT md5(string_agg(md5(t::text), '' ORDER BY t::text)) FROM rating
 ACL = "SELECT datacl::text FROM pg_database WHERE datname = current_database()"
 WHY = "sev high because the disk is full"
 #: the old database was dropped, and the new one is there and empty
-FILLING = r"new.name like '%\_incoming'"
+FILLING = r"new.name like '%\_incoming' and new.name not like '%\_schema\_incoming'"
 HIGH = {"dba": 1, "team-lead": 1}
+
+
+async def in_place(bot: Bot, server: Connect, within: float = 120.0) -> None:
+    """From a backup to the new database, whatever stops the writers."""
+
+    async def awaited(text: str) -> Json:
+        before = len(bot.cards())
+        await bot.ask(text)
+        await bot.until(lambda: len(bot.cards()) > before and bot.state() == "awaiting_approval", what="asked for approval", within=within)
+        return await bot.card_in("awaiting_approval")
+
+    await bot.slack.click(await awaited(BACK), "cancel", "U0DEV")
+    await parts.ends(bot, "aborted")
+    ((name,),) = bot.journaled("select name from backout.backups where file->>'format' = 'custom'")
+    ratings, was = bot.query(RATINGS), oid(bot, server)
+    parts.execute(bot, "DELETE FROM ratings")
+    await bot.slack.click(await awaited(f"restore {name} in place {WHY}"), "approve", "U0DBA")
+    await bot.card_in("succeeded", within=within)
+    assert bot.query(RATINGS) == ratings
+    assert oid(bot, server) not in (None, was)
+    assert beside(bot, server) == []
 
 
 async def hurt_shop(make_shop: MakeShop, **more: Any) -> tuple[Bot, str]:

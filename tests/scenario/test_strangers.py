@@ -13,7 +13,7 @@ from bot.embedded import binaries
 from bot.place import Connect
 from tests.harness import Bot
 from tests.scenario import parts
-from tests.scenario.real import DOOR, MakeShop
+from tests.scenario.real import BACK, DOOR, MakeShop
 from tests.scenario.real import make_shop as make_shop  # noqa: PLC0414  pytest finds the fixture here
 from tests.scenario.test_in_place import HIGH, on_server, pressed
 from tests.scenario.test_tables import hurt
@@ -86,6 +86,20 @@ async def test_nor_when_the_database_is_dropped_for_it(make_shop: MakeShop, mark
     await pressed(bot)
     await parts.ends(bot, "succeeded")
     came_back(bot)
+    assert reached(mark) == []
+
+
+async def test_nor_when_a_later_backup_is_restored_by_a_superuser_where_it_is_tried(make_shop: MakeShop, mark: Path) -> None:
+    """It is the application's own by now, or the application made it itself: Backout's own dump of it is nobody's that would be handled apart."""
+    bot = await make_shop(**DOOR, verify=[])
+    code, _, rest = REACHING.replace("{mark}", str(mark)).partition("CREATE INDEX")
+    parts.execute(bot, code.replace("INSERT", "CREATE MATERIALIZED VIEW public.filled AS SELECT public.innocent('filled') AS it; INSERT"))
+    assert "CREATE INDEX" not in code, rest
+    card = await parts.ask(bot, BACK)
+    await bot.slack.click(card, "cancel", "U0DEV")
+    await parts.ends(bot, "aborted")
+    ((name,),) = bot.journaled("select name from backout.backups where file->>'format' = 'custom'")
+    await parts.ask(bot, f"restore {name} {WHY}")
     assert reached(mark) == []
 
 
