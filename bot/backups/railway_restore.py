@@ -7,7 +7,8 @@ to belong to the swap counts as somebody else's: the shape of a patch is not doc
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from bot.errors import OutcomeUnknown, Refusal, StepFailed
@@ -86,10 +87,8 @@ class RailwayRestoring:
 
     async def stage(self, backup: str) -> str:
         async with self._railway.open() as api:
-            try:
+            with _sent_once():
                 return await api.restore(self._volume, backup)
-            except RailwaySilent as error:
-                raise OutcomeUnknown(error.message) from error
 
     async def staging(self, noted: Mapping[str, Any], job: str) -> Progress:
         async with self._railway.open() as api:
@@ -114,10 +113,8 @@ class RailwayRestoring:
 
     async def deploy(self, says: str) -> None:
         async with self._railway.open() as api:
-            try:
+            with _sent_once():
                 await api.deploy_staged(says)
-            except RailwaySilent as error:
-                raise OutcomeUnknown(error.message) from error
 
     async def deployed(self, noted: Mapping[str, Any]) -> Progress:
         async with self._railway.open() as api:
@@ -137,6 +134,19 @@ class RailwayRestoring:
             f"The swap is still staged in the environment {self._environment}: the next deploy would put the backup in the place of "
             f"the server. Discard it (the project's canvas, Details), then delete the fresh volume that was to be mounted at {noted['mount']}."
         )
+
+
+@contextmanager
+def _sent_once() -> Iterator[None]:
+    """Where Railway knows no such thing, or no such right, nothing began. Whatever else went wrong over there may have come after the beginning."""
+    try:
+        yield
+    except RailwaySilent as error:
+        raise OutcomeUnknown(error.message) from error
+    except RailwayRefused as error:
+        if error.forbidden or error.missing:
+            raise
+        raise OutcomeUnknown(error.message) from error
 
 
 def _instance(volumes: list[Json], instance: str) -> Json | None:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bot.durable import Evidence, Happened, OnCrash, Probed, World, step
-from bot.errors import Refusal, StepFailed
+from bot.errors import OutcomeUnknown, Refusal, StepFailed
 from bot.keeping import Progress, Restoring
 from bot.model import Attempt, Run
 from bot.steps.restore_point import taken
@@ -27,17 +27,24 @@ _NOT_YET = "the database does not answer yet"
 async def is_it_deployed(world: World, former: Attempt) -> Probed:
     """What is deployed is never done here yet, since nobody has seen the database come back; a deploy that was just asked for gets time to show."""
     restoring, noted = provider(world), world.earlier["stage_backup"].facts["noted"]
-    began = world.clock.monotonic()
-    while True:
-        waits, seen = bool((await restoring.staged(noted)).swap), await restoring.deployed(noted)
-        if seen.state != "unknown":
-            return Probed(Happened.NO, "it was deployed, and nobody has seen the database come back yet")
-        if not former.facts.get("deploying") or world.clock.monotonic() - began >= _GRACE:
-            break
-        await asyncio.sleep(_GRACE / 5)
-    if waits:
+    shows = await _shows(world, restoring, noted, _GRACE if former.facts.get("deploying") else 0.0)
+    if shows == "deployed":
+        return Probed(Happened.NO, "it was deployed, and nobody has seen the database come back yet")
+    if shows == "staged":
         return Probed(Happened.NO, "it had not been deployed", {"deploying": False})
     return Probed(Happened.UNKNOWN, "nothing is staged any more, and nothing was deployed")
+
+
+async def _shows(world: World, restoring: Restoring, noted: Mapping[str, Any], grace: float) -> str:
+    """'deployed', or on its way, as soon as that shows; else after `grace` seconds 'staged', or 'nothing'."""
+    began = world.clock.monotonic()
+    while True:
+        staged, seen = await restoring.staged(noted), await restoring.deployed(noted)
+        if seen.state != "unknown":
+            return "deployed"
+        if world.clock.monotonic() - began >= grace:
+            return "staged" if staged.swap else "nothing"
+        await asyncio.sleep(_GRACE / 10)
 
 
 @step(
@@ -115,10 +122,13 @@ async def _deploy(world: World, restoring: Restoring, noted: Mapping[str, Any], 
     await world.progress(f"deploying the backup: {noted['name']} goes away until it is up again")
     try:
         await restoring.deploy(f"Backout {world.run}: restore of {backup}")
-    except StepFailed as error:
-        if (await restoring.staged(noted)).swap and (await restoring.deployed(noted)).state == "unknown":
+    except OutcomeUnknown as error:
+        if await _shows(world, restoring, noted, _GRACE) != "deployed":
             await world.remember(deploying=False)
-            raise StepFailed(f"It was not deployed. {error.message} The database is as it was.") from error
+            raise StepFailed(f"The deploy was asked for, and does not show. {error.message} The database is as it was; Retry looks again.") from error
+    except StepFailed:
+        await world.remember(deploying=False)
+        raise
 
 
 async def _until_another(world: World, restoring: Restoring, noted: Mapping[str, Any]) -> str:
@@ -137,6 +147,8 @@ async def _until_another(world: World, restoring: Restoring, noted: Mapping[str,
             if not problem:
                 return seen.says
         gone = world.clock.monotonic() - began
+        if seen.state == "unknown" and gone >= 6 * _GRACE:
+            raise StepFailed(f"It was deployed, and {noted['name']} runs on the volume that it had: somebody took that back over there.")
         if gone >= restoring.patience.total_seconds():
             raise StepFailed(f"Not there after {span(gone)}: {problem}. {_by_hand(noted)}")
         if problem != said or pause >= _SLOWEST:

@@ -118,7 +118,7 @@ async def test_a_right_that_is_missing_is_told_before(railway: RailwayStandIn) -
 # ------------------------------------------------------------------ asked once
 
 
-@pytest.mark.parametrize("kind", ["hang", "cut", "half", 502, 503])
+@pytest.mark.parametrize("kind", ["hang", "cut", "half", "error", 502, 503])
 async def test_a_restore_whose_answer_is_lost_is_not_asked_for_again_and_its_trace_is_found(railway: RailwayStandIn, kind: Any) -> None:
     here = restoring(railway)
     noted = await here.look()
@@ -146,7 +146,7 @@ async def test_what_railway_would_not_do_has_not_begun(railway: RailwayStandIn) 
     assert railway.volumes.restored == []
 
 
-@pytest.mark.parametrize("kind", ["hang", "cut", 502])
+@pytest.mark.parametrize("kind", ["hang", "cut", "error", 502])
 async def test_a_deploy_whose_answer_is_lost_is_not_sent_again_and_is_found(railway: RailwayStandIn, kind: Any) -> None:
     noted, here = await staged(railway), restoring(railway)
     railway.faults.append(Fault(kind, "environmentPatchCommitStaged", after=True))
