@@ -191,6 +191,7 @@ async def main() -> None:
         await _draw(browser, await running.address())
         await _golden(browser, "empty_downgrade", "empty-downgrade")
         await _golden(browser, "sampled", "sampled")
+        await _golden(browser, "at_provider", "at-provider")
         await browser.close()
     _weigh(sorted(IMAGES.glob("*.png")))
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from bot.evidence import Locked, Loss, LossClass, Rehearsal
 from bot.model import AttemptState, PlanStep, SeatView, State, StepView, View
+from bot.steps import STEPS
 from tests.unit.slack_parts import DIGEST, SCORE, STEPS_OF, archive, attempt, plan, proven, reapply, rehearsal, steps, view
 
 Events = list[tuple[str, dict[str, Any]]]
@@ -88,6 +89,27 @@ def waiting() -> View:
     )  # fmt: skip
 
 
+def at_provider() -> View:
+    """As plan_at_provider says it."""
+    names = ("check_preconditions", "stop_writers", "restore_point", "stage_backup", "deploy_backup", "verify", "start_writers", "watch")
+    said = (
+        "The WHOLE server goes back to 2026-11-19 03:00:00 UTC, roles and passwords too. Databases on it now: shop, metabase.",
+        "Gone from the service is what was written since. By the rows' own times, changed and deleted ones not seen: 4,812 rows in public.orders, "
+        "the newest of 2026-11-20 02:59:31 UTC; 17 rows in public.customers, the newest of 2026-11-20 02:41:08 UTC.",
+        "Railway may remove the backups that are newer: b29-backup.",
+        "The way back: a dump of shop alone, taken after the writers stopped; and the former volume, which Railway keeps, mounted nowhere.",
+    )
+    asked = {"provider": "railway", "backup": "b28-backup", "made": "2026-11-19T03:00:00+00:00"}
+    why = "the provider restores its backups in the server's place only, so nobody can look at this one before"
+    made = plan(
+        strategy="at_provider", to="unknown", undone=(), loss=(), foreseen=(), loss_class=LossClass.HIGH, remarks=said,
+        steps=tuple(PlanStep(name=name, params=asked if name == "stage_backup" else {}) for name in names),
+        rehearsal=Rehearsal(done=False, why=why),
+    )  # fmt: skip
+    waiting = tuple(StepView(name=name, says=STEPS[name].says, state="waiting") for name in names)
+    return view(plan=made, events=[("planned", {})], seats=TWO_SEATS, steps=waiting)
+
+
 CARDS: Mapping[str, Callable[[], View]] = {
     "planning": lambda: view(State.PLANNING, plan=None, digest=None, seats=(), steps=()),
     "rehearsing": lambda: view(State.REHEARSING, plan=plan(rehearsal=None), digest=None, seats=(), steps=ON_A_COPY, events=[("planned", {})]),
@@ -96,6 +118,7 @@ CARDS: Mapping[str, Callable[[], View]] = {
     "high_loss": high_loss,
     "untried": untried,
     "sampled": sampled,
+    "at_provider": at_provider,
     "reapply": lambda: view(plan=reapply(), events=TRIED, steps=steps("reapply")),
     "empty_downgrade": refused,
     "needs_decision": lambda: view(State.NEEDS_DECISION, plan=proven(), events=[*TRIED, DECIDING]),
