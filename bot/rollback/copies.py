@@ -108,10 +108,10 @@ async def restored(world: World, source: BackupFile) -> Rehearsal:
             ignored = await world.target.backup.restore(source, into, scratch.version, world, owners=scratch.owners)
         except StepFailed as error:
             if world.plan.way.in_place and IS_RIGHT.search(error.message):
-                raise unable(world, into.user, error.message) from error
+                raise unable(world.target.name, into.user, source.name, error.message) from error
             raise condemned(source.name, error.message) from error
         if world.plan.way.in_place and (others := [each for each in ignored if IS_OWNER.search(each)]):
-            raise unable(world, into.user, f"{others[0]}.")
+            raise unable(world.target.name, into.user, source.name, others[0])
         took = round(world.clock.monotonic() - began, 1)
         if not source.foreign:
             await world.journal.prove_backup(world.target.name, source.name)

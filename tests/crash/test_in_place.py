@@ -151,7 +151,7 @@ async def test_a_bot_that_dies_when_the_application_can_not_log_in_goes_on_by_it
 ) -> None:
     """platform.roles took the application's login, and after the drop there is no database whose door could be entered."""
     bot = await make_shop(start=False, **DOOR)
-    bot.config["targets"]["shop"]["platform"]["roles"] = [bot.target.user]
+    bot.config["targets"]["shop"]["platform"] = {"kind": "database", "roles": [bot.target.user]}
     put(bot, mark)
     await bot.start()
     rows, acl = bot.query(ALL), bot.query(ACL)

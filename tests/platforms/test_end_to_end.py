@@ -13,12 +13,14 @@ from typing import Any
 
 import pytest
 
+from bot.place import Connect
 from tests.crash.world import journal_held, waits_in_the_journal
 from tests.harness import Bot
 from tests.platforms.conftest import Lab, mounts
 from tests.platforms.engines import IMAGE
 from tests.scenario import parts, real
 from tests.scenario.real import MakeShop
+from tests.scenario.test_in_place import in_place
 
 WRITER = """
 import os, signal, sys, time, psycopg
@@ -266,4 +268,14 @@ async def test_a_run_that_is_cancelled_after_a_kill_in_the_middle_of_stopping_st
 
     await parts.ends(bot, "aborted")
     assert bot.stands() == "0003"
+    await shop.as_before()
+
+
+@DOCKER
+async def test_for_a_restore_in_place_the_containers_are_stopped_and_exactly_what_ran_comes_back_to_the_new_database(
+    shop: Shop, server: Connect
+) -> None:
+    await shop.bot.start()
+    await in_place(shop.bot, server)
+    assert f"{shop.writer} stopped" in shop.steps()["stop_writers"][1]
     await shop.as_before()

@@ -103,13 +103,17 @@ async def test_a_right_of_the_application_that_is_taken_after_the_approval_is_mi
     await asks_without_touching(bot, server, was, rows)
 
 
+def kept_by(bot: Bot, server: Connect, keeper: str, schema: str = "kept") -> None:
+    inside(bot, server, f"CREATE SCHEMA {schema} AUTHORIZATION {keeper}", f"CREATE TABLE {schema}.kept (id int PRIMARY KEY)")
+    inside(bot, server, f"ALTER TABLE {schema}.kept OWNER TO {keeper}")
+
+
 async def shop_of(make_shop: MakeShop, server: Connect, ops: str, keeper: str) -> Bot:
     """Backout's role is no superuser, and one table belongs to `keeper`."""
     bot = await make_shop(start=False, **DOOR)
     on_server(server, f'GRANT "{bot.target.user}" TO {ops} WITH ADMIN OPTION')
     on_server(server, f"GRANT pg_signal_backend, pg_read_all_data TO {ops}")
-    inside(bot, server, f"CREATE SCHEMA kept AUTHORIZATION {keeper}", "CREATE TABLE kept.kept (id int PRIMARY KEY)")
-    inside(bot, server, f"ALTER TABLE kept.kept OWNER TO {keeper}")
+    kept_by(bot, server, keeper)
     bot.environ["ADMIN_URL"] = server.model_copy(update={"database": bot.target.database, "user": ops, "password": ops}).url()
     await bot.start()
     return bot
@@ -148,3 +152,16 @@ async def test_a_role_that_was_enough_when_it_was_tried_is_looked_at_again(make_
     await parts.ends(bot, "succeeded")
     assert bot.query(ALL) == good
     assert bot.query(OWNERS) == owners
+
+
+async def test_a_way_back_that_could_not_be_restored_is_none(make_shop: MakeShop, make_role: MakeRole, server: Connect) -> None:
+    """The backup can be, and the database as it is now could not: a table of another role is there since."""
+    keeper = make_role("")
+    ops = make_role("CREATEROLE CREATEDB")
+    bot = await shop_of(make_shop, server, ops, ops)
+    name = await backed_up(bot)
+    kept_by(bot, server, keeper, "since")
+    rows, was = bot.query(ALL), oid(bot, server)
+    card = await parts.ask(bot, f"restore {name} in place {WHY}")
+    await bot.slack.click(card, "approve", "U0DBA")
+    await asks_without_touching(bot, server, was, rows)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pytest
 
+from bot.place import Connect
 from bot.steps import STEPS
 from tests.harness import Bot
 from tests.scenario import parts, real
 from tests.scenario.in_cluster import MIGRATES, PATIENCE, KubeShop
 from tests.scenario.in_cluster import kube_shop as kube_shop  # noqa: PLC0414  pytest finds the fixture here
 from tests.scenario.real import make_shop as make_shop  # noqa: PLC0414  pytest finds the fixture here
+from tests.scenario.test_in_place import in_place
 
 
 async def asked(shop: KubeShop) -> None:
@@ -172,3 +174,17 @@ async def test_an_application_that_is_known_to_migrate_itself_is_rolled_back_wit
     assert bot.stands() == "0002"
     assert "shop:1" in shop.steps()["roll_back_application"][1]
     await shop.as_before(first)
+
+
+async def test_for_a_restore_in_place_the_shop_is_stopped_and_exactly_what_ran_comes_back_to_the_new_database(
+    kube_shop: KubeShop, server: Connect
+) -> None:
+    shop, bot = kube_shop, kube_shop.bot
+    bot.config["targets"]["shop"]["rehearsal"] = {}
+    await shop.open()
+    before = shop.state()
+    await bot.start()
+    await in_place(bot, server)
+    assert "deployment/api scaled from 2 to 0" in shop.steps()["stop_writers"][1]
+    assert "deployment/api runs, 2 replicas" in shop.steps()["start_writers"][1]
+    await shop.as_before(before)
