@@ -16,7 +16,7 @@ from tests.scenario.test_tables import backed_up, hurt
 
 SHOWN = """
 SELECT p.pubname::text, pg_get_userbyid(p.pubowner)::text, p.puballtables, p.pubinsert, p.pubdelete,
-  (SELECT string_agg(concat_ws(' ', t.tablename, t.rowfilter), '; ' ORDER BY 1) FROM pg_publication_tables t WHERE t.pubname = p.pubname)
+  (SELECT string_agg(concat_ws(' ', t.tablename, t.rowfilter), '; ' ORDER BY t.tablename) FROM pg_publication_tables t WHERE t.pubname = p.pubname)
 FROM pg_publication p ORDER BY 1"""
 
 
