@@ -22,7 +22,7 @@ _VERSION, _BENEATH, _NO_NEW_PRIVILEGES = 1, 1, 38
 _EXECUTE, _WRITE, _READ, _LIST, _TRUNCATE, _IOCTL = 1, 2, 4, 8, 1 << 14, 1 << 15
 #: all rights that a version of Landlock can take, by the version that brought the newest of them
 _ALL = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 5: (1 << 16) - 1}
-_SCOPES_SINCE, _SCOPES = 6, 3  # abstract sockets, signals
+SCOPES_SINCE, _SCOPES = 6, 3  # abstract sockets, signals
 _OF_FILES = _EXECUTE | _WRITE | _READ | _TRUNCATE | _IOCTL
 
 _SYSTEM = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/usr/share")
@@ -42,12 +42,20 @@ def warn(output: str, *, given_up: bool) -> None:
         logging.getLogger(__name__).warning("code in a copy is not held back, it may do what the user of its server may on this machine: %s", output)
 
 
+def version() -> int:
+    """Of Landlock, in this kernel. 0: it has none."""
+    try:
+        return _said(ctypes.CDLL(None, use_errno=True), _CREATE, None, 0, _VERSION)
+    except (OSError, AttributeError):
+        return 0
+
+
 def shut(data: Path, log: Path, programs: Path) -> None:
     """For this process and all that come of it. Raises OSError: this kernel can't."""
     system = ctypes.CDLL(None, use_errno=True)
-    version = _said(system, _CREATE, None, 0, _VERSION)
-    every = _ALL[max(known for known in _ALL if known <= version)]
-    wanted = struct.pack("QQQ", every, 0, _SCOPES if version >= _SCOPES_SINCE else 0)
+    there = _said(system, _CREATE, None, 0, _VERSION)
+    every = _ALL[max(known for known in _ALL if known <= there)]
+    wanted = struct.pack("QQQ", every, 0, _SCOPES if there >= SCOPES_SINCE else 0)
     rules = _said(system, _CREATE, wanted, len(wanted), 0)
     trees = [*map(Path, _SYSTEM), programs.parent, *programs.parent.parent.parent.glob("*.libs")]
     if programs.parts[-4:-2] == ("lib", "postgresql"):  # as Debian has it, wherever it lies

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Protocol
 
-from bot.errors import BackoutError
+from bot.errors import BackoutError, Refusal
 from bot.evidence import Rehearsal
 from bot.keeping import Archives, Backup, PointInTime, Provider
 from bot.merges import MergeRule
@@ -79,6 +79,8 @@ class RehearsalRules:
     max_size: int
     within: dt.timedelta
     why_not: str = ""
+    #: what an operator should know of this way, though it is in nobody's
+    warnings: tuple[Refusal, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from bot import cage
 from bot.backups import BACKUPS, POINTS_IN_TIME, PROVIDERS
 from bot.backups.archives import StoredArchives
 from bot.backups.recovering import Recovering
@@ -21,7 +22,7 @@ from bot.databases.scratch_elsewhere import OtherServerScratches
 from bot.databases.scratch_same import SameServerScratches
 from bot.durable import RehearsalRules, TargetParts
 from bot.embedded import binaries
-from bot.errors import ConfigError
+from bot.errors import ConfigError, Refusal
 from bot.keeping import PointInTime, Provider, Store
 from bot.merges import MergeRule
 from bot.place import Connect
@@ -36,6 +37,11 @@ from bot.stores import STORES
 from bot.throwaway import Throwaways
 from bot.tools import TOOLS
 from bot.values import address, next_time
+
+_NOT_HELD = Refusal(
+    "not_held_back", "This machine's kernel has no Landlock, so code in a copy may do what the user of its throwaway server may.",
+    "Run Backout on Linux 5.13 or later, or as a user that owns nothing but BACKOUT_HOME.", warning=True,
+)  # fmt: skip
 
 
 def target(config: Config, name: str, journal_system: str, home: Path) -> TargetParts:
@@ -140,6 +146,7 @@ def _rehearsal(part: TargetConfig, tools: _Tools, home: Path) -> RehearsalRules:
         return copy, tools.of(copy, {**rules.env, "BACKOUT_REHEARSAL": "1"})
 
     where: Scratches
+    warnings: tuple[Refusal, ...] = ()
     match rules.server:
         case "none":
             why = "The target says so (rehearsal.server: none)."
@@ -149,6 +156,7 @@ def _rehearsal(part: TargetConfig, tools: _Tools, home: Path) -> RehearsalRules:
         case "throwaway":
             place = home / "scratch"
             where = ThrowawayScratches(part.admin, part.database, Throwaways(place), at, place)
+            warnings = () if cage.version() else (_NOT_HELD,)
         case url:
             where = OtherServerScratches(part.admin, part.database, address(url), at)
-    return RehearsalRules(where=where, max_size=rules.max_size, within=rules.within)
+    return RehearsalRules(where=where, max_size=rules.max_size, within=rules.within, warnings=warnings)

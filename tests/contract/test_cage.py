@@ -13,6 +13,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
+from bot import cage
 from bot.embedded import binaries
 from bot.place import Connect
 from bot.throwaway import Throwaways
@@ -54,6 +55,8 @@ async def boss(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
 
 @pytest.mark.parametrize("how", _REACHING)
 async def test_its_superuser_can_not_get_out(boss: Connect, place: Path, how: str) -> None:
+    if (wanted := cage.SCOPES_SINCE if how == "a signal" else 1) > (there := cage.version()):
+        pytest.skip(f"this kernel has version {there} of Landlock, and {wanted} is what holds it back")
     with pytest.raises((asyncpg.InsufficientPrivilegeError, asyncpg.ExternalRoutineError, asyncpg.UndefinedFileError)):
         await execute(boss, _REACHING[how].format(place=place, pid=os.getpid()))
     assert os.listdir(place) == ["secret"]
