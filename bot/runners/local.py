@@ -21,10 +21,11 @@ _Words: TypeAlias = tuple[tuple[str, ...], frozenset[tuple[str, str]], Path]
 
 @dataclass
 class _Ahead:
-    """A program that waits for its first word; `stack` ends it."""
+    """A program that waits for its first word; `stack` ends it. `place`: the folder that it was started in."""
 
     program: process.Running
     stack: AsyncExitStack
+    place: tuple[int, int]
 
 
 class LocalRunner:
@@ -57,9 +58,9 @@ class LocalRunner:
             if self._waits(words):
                 return
             await self._drop(words)
-            stack = AsyncExitStack()
+            stack, place = AsyncExitStack(), _place(directory)
             program = await stack.enter_async_context(_started(argv, env, directory))
-            self._ahead[words] = _Ahead(program, stack)
+            self._ahead[words] = _Ahead(program, stack, place)
 
     async def clean(self, running: Collection[str]) -> None:
         """What was started ahead. Nothing else is left: a program ends with its process group, and its sessions are ended by name."""
@@ -67,7 +68,8 @@ class LocalRunner:
             await self._drop(words)
 
     def _waits(self, words: _Words) -> bool:
-        return words in self._ahead and not self._ahead[words].program.ended
+        """Not in a release that another one has taken the place of."""
+        return words in self._ahead and not self._ahead[words].program.ended and self._ahead[words].place == _place(words[2])
 
     async def _drop(self, words: _Words) -> None:
         if one := self._ahead.pop(words, None):
@@ -82,6 +84,7 @@ class LocalRunner:
             async with one.stack:
                 yield one.program
         else:
+            await self._drop(words)
             async with _started(argv, env, directory) as program:
                 yield program
 
@@ -92,6 +95,15 @@ async def _started(argv: Sequence[str], env: Mapping[str, str], directory: Path)
         raise ProgramMissing(f"the folder {directory} does not exist")
     async with process.start(argv, env=env, directory=directory) as program:
         yield program
+
+
+def _place(directory: Path) -> tuple[int, int]:
+    """Which folder lies there, wherever a link leads."""
+    try:
+        there = directory.stat()
+    except OSError:
+        return 0, 0
+    return there.st_dev, there.st_ino
 
 
 def _words(argv: Sequence[str], env: Mapping[str, str], directory: Path) -> _Words:

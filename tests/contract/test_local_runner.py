@@ -100,6 +100,22 @@ async def test_one_that_ended_meanwhile_is_not_taken(tmp_path: Path) -> None:
             assert await said(program, b"here\n") == b"here\n"
 
 
+async def test_one_that_waits_in_a_release_that_was_replaced_is_not_taken(tmp_path: Path) -> None:
+    (first := tmp_path / "1").mkdir()
+    (second := tmp_path / "2").mkdir()
+    (current := tmp_path / "current").symlink_to(first)
+    async with kept() as runner:
+        before = waiting()
+        await ahead(runner, current)
+        (prepared,) = waiting() - before
+        current.unlink()
+        current.symlink_to(second)
+        async with started(runner, current) as program:
+            assert await said(program, b"here\n") == b"here\n"
+            assert os.readlink(f"/proc/{program.pid}/cwd") == str(second)
+        assert not there(prepared)
+
+
 async def test_what_was_started_ahead_and_not_taken_ends_with_the_run(tmp_path: Path) -> None:
     async with kept() as runner:
         before = waiting()

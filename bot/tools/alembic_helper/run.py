@@ -78,7 +78,7 @@ def load() -> None:
 
 
 def imported() -> dict[str, Any]:
-    """By file of what is imported: when it was written and how long it is. It may wait for days, and the application be upgraded meanwhile."""
+    """By path of what is imported: which file lies there, since when. It may wait for days, and the application be upgraded meanwhile."""
     found: dict[str, Any] = {}
     for module in list(sys.modules.values()):
         file = getattr(module, "__file__", None)
@@ -86,7 +86,7 @@ def imported() -> dict[str, Any]:
             found[file] = None
             with suppress(OSError):
                 there = os.stat(file)
-                found[file] = (there.st_mtime_ns, there.st_size)
+                found[file] = (there.st_dev, there.st_ino, there.st_mtime_ns, there.st_size)
     return found
 
 
