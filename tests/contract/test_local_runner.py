@@ -70,7 +70,7 @@ async def test_a_program_that_was_started_ahead_is_taken_once(tmp_path: Path) ->
 async def test_asked_twice_only_one_waits(tmp_path: Path) -> None:
     async with kept() as runner:
         before = waiting()
-        await ahead(runner, tmp_path)
+        await asyncio.gather(ahead(runner, tmp_path), ahead(runner, tmp_path))
         await ahead(runner, tmp_path)
         assert len(waiting() - before) == 1
 
