@@ -212,7 +212,9 @@ class Verbs:
             await self.preview(target, "-1")
         except Refusal as refusal:
             found.append(refusal)
-        return (*found, *self._target(target).rehearsal.warnings, *await self._authority.warnings())
+        if target in self.targets:
+            found += self.targets[target].rehearsal.warnings
+        return (*found, *await self._authority.warnings())
 
     async def duties(self, target: str) -> tuple[Duty, ...]:
         return await self._journal.duties(self._target(target).name)
