@@ -171,7 +171,7 @@ class Kubelet:
         self.store.remove("pods", self.namespace, name)
 
     async def kill(self, uid: str) -> None:
-        one = self.running.pop(uid, None)
+        one = self.running.get(uid)
         if one is None:
             return
         with contextlib.suppress(ProcessLookupError):
@@ -179,12 +179,15 @@ class Kubelet:
         await one.process.wait()
         if one.reader is not None:
             await one.reader
+        self.running.pop(uid, None)  # only now: whoever is cancelled in here leaves it to `stop`
 
     async def stop(self) -> None:
         for task in self._ending.values():
             task.cancel()
+        await asyncio.gather(*self._ending.values(), return_exceptions=True)
         for uid in list(self.running):
             await self.kill(uid)
+        await asyncio.sleep(0)  # lets the transports say goodbye, so that none warns when it is collected
 
     def _status(self, pod: Json, status: Json) -> None:
         there = self.store.get("pods", self.namespace, pod["metadata"]["name"])
