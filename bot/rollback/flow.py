@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 _PROVED_WRONG = frozenset({"rehearsal_failed", "empty_downgrade", "copy_condemned", "in_place_rights", "table_not_mergeable"})
 _GRACE = 30.0  # seconds that a running step gets when the process is asked to leave
 _TIDY = 5.0  # seconds after that
-_AHEAD = 4  # targets whose tool waits from the start; each takes about 50 MB
+_AHEAD = 4  # targets whose tool waits from the start; each takes about 40 MB
 
 
 class Rollbacks(Verbs):

@@ -53,16 +53,18 @@ class HelperProgram:
         common = {"config": settings.config, "section": settings.section, "x": settings.x, "copy": self._on_a_copy}
         private = {"nonce": nonce, "connect": secret, "env": self._of_this_call(application)}
         try:
-            code = _STALE
-            while code == _STALE:
+            for _ in range(2):
+                heard = False
                 async with self._runner.start(
                     self._argv(), env=self._environment(), directory=settings.directory.absolute(), name=application, copy=self._on_a_copy
                 ) as program:
                     await program.send(json.dumps({**common, **private, **request}).encode() + b"\n")
                     async for data in program.output():
                         for frame in frames.feed(data):
+                            heard = True
                             await take(frame, program)
-                    code = await program.wait()
+                    if await program.wait() != _STALE or heard:  # whoever has spoken may have run scripts, and is never begun again
+                        break
         finally:
             trace.alien = frames.alien
 

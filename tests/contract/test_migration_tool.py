@@ -574,6 +574,13 @@ async def test_a_program_that_was_started_ahead_gives_way_when_the_applications_
         await runner.clean(())
 
 
+async def test_a_script_that_ends_as_one_that_gives_way_does_is_not_run_again(shop: Shop, tmp_path: Path) -> None:
+    ran = tmp_path / "ran"
+    with pytest.raises((StepFailed, OutcomeUnknown)):
+        await shop.downgrade(by_environment(), f"open({str(ran)!r}, 'a').write('once '); __import__('os')._exit(98)")
+    assert ran.read_text() == "once "
+
+
 def _is_in_select(pid: int) -> bool:
     return bool(re.search("poll|select", Path(f"/proc/{pid}/wchan").read_text()))
 
