@@ -57,6 +57,14 @@ class Server:
         await self.bot.slack.click(card, "approve", "U0LEAD")
         return card
 
+    async def asked(self) -> None:
+        """A bad script, an approval, and a restore that has begun over there; what it stages waits for `volumes.gate`."""
+        await self.open()
+        self.corrupt()
+        self.railway.volumes.gate.clear()
+        await self.approved()
+        await self.bot.until(lambda: self.railway.volumes.restored, what="asked")
+
     async def as_in_the_backup(self) -> None:
         """Restored once, deployed once, and the application is at work on what came back."""
         assert self.railway.volumes.restored == ["b28-backup"]
@@ -112,12 +120,8 @@ async def test_a_backup_of_railways_takes_the_place_of_the_whole_server_and_ever
 
 async def test_killed_after_railway_was_asked_for_the_backup_it_is_not_asked_again(at_railway: Server) -> None:
     bot, railway = at_railway.bot, at_railway.railway
-    await at_railway.open()
-    at_railway.corrupt()
-    railway.volumes.gate.clear()
     railway.faults.append(Fault("hang", "volumeInstanceBackupRestore", after=True))
-    await at_railway.approved()
-    await bot.until(lambda: railway.volumes.restored, what="asked")
+    await at_railway.asked()
     await bot.kill()
     railway.volumes.gate.set()
     await bot.start()
@@ -179,11 +183,7 @@ async def test_restore_after_the_deploy_brings_the_dump_back_into_what_runs_then
 
 async def test_a_change_that_somebody_stages_meanwhile_is_not_deployed_and_a_person_is_asked(at_railway: Server) -> None:
     bot, railway = at_railway.bot, at_railway.railway
-    await at_railway.open()
-    at_railway.corrupt()
-    railway.volumes.gate.clear()
-    await at_railway.approved()
-    await bot.until(lambda: railway.volumes.restored, what="asked")
+    await at_railway.asked()
     railway.volumes.staged = {"services": {"service-api": {"variables": {"NEW": {"value": "hunter2"}}}}}
     railway.volumes.gate.set()
     card = await bot.card_in("needs_decision")
@@ -201,11 +201,7 @@ async def test_a_change_that_somebody_stages_meanwhile_is_not_deployed_and_a_per
 
 async def test_left_before_the_deploy_everything_is_as_it_was_and_what_is_still_staged_is_said(at_railway: Server) -> None:
     bot, railway = at_railway.bot, at_railway.railway
-    await at_railway.open()
-    at_railway.corrupt()
-    railway.volumes.gate.clear()
-    await at_railway.approved()
-    await bot.until(lambda: railway.volumes.restored, what="asked")
+    await at_railway.asked()
     railway.volumes.staged = {"sharedVariables": {"NEW": {"value": "x"}}}
     railway.volumes.gate.set()
     await bot.slack.click(await bot.card_in("needs_decision"), "leave", "U0LEAD")
