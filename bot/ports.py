@@ -97,9 +97,9 @@ class Database(Protocol):
 
     # what a rollback destroys
 
-    async def lost_since(self, before: Connect, progress: Progress, *, sampled: bool = False) -> tuple[Loss, ...]:
-        """What is in the database `before` and not here: every relation compared, rows and values counted. `before` is a copy on the same server:
-        relations keep their OIDs in it. Revisions are not known here. `sampled`: also enum labels that no row there uses."""
+    async def lost_since(self, before: Connect, progress: Progress, *, sampled: bool = False, counted: bool = False) -> tuple[Loss, ...]:
+        """What is in the database `before`, a clone on the same server, and not here: every relation compared, rows and values counted. Revisions are
+        not known here. `sampled`: also enum labels that no row there uses. `counted`: Scratch.counted."""
 
     async def fill_views(self) -> tuple[str, ...]:
         """Materialized views that a copy without rows left unfilled; what could not be filled, in sentences."""
@@ -216,21 +216,14 @@ class Sampling(Protocol):
 class Scratch(Protocol):
     """A server that holds nothing but a rehearsal: roles as on the target's server, without their passwords."""
 
-    @property
-    def says(self) -> str:
-        """In words: 'a throwaway server, PostgreSQL 18'."""
-
-    @property
-    def version(self) -> int:
-        """server_version_num"""
+    says: str  #: in words: 'a throwaway server, PostgreSQL 18'
+    version: int  #: server_version_num
+    owners: bool  #: whether what is restored there gets its owners; False: everything belongs to the one role that may do nothing else
+    counted: bool  #: after a clone, the source's counters say which of its tables were written
 
     @property
     def partial(self) -> tuple[str, ...]:
         """What makes evidence from here less than a proof, in sentences; more may come while it is used."""
-
-    @property
-    def owners(self) -> bool:
-        """Whether what is restored there gets its owners; False: everything belongs to the one role that may do nothing else."""
 
     async def create(self, name: str) -> None:
         """An empty database, owned and set up as the target's."""
@@ -256,8 +249,10 @@ class Scratch(Protocol):
 class Scratches(Protocol):
     """Where copies are tried."""
 
-    def open(self, work: Work, *, sampled: bool = False) -> AbstractAsyncContextManager[Scratch]:
-        """A server of its own; gone afterwards, whatever happens. `sampled`: not all rows will be there. Raises Refusal(rehearsal_impossible)."""
+    early: bool  #: it may be opened before there is a dump, since nobody else has that server
+
+    def open(self, work: Work, *, sampled: bool = False, early: bool = False) -> AbstractAsyncContextManager[Scratch]:
+        """A server of its own; gone afterwards. `sampled`: not all rows; `early`: the dump needs room too. Raises Refusal(rehearsal_impossible)."""
 
     async def clean(self) -> None:
         """Remove what dead processes left behind."""

@@ -215,7 +215,7 @@ class DumpBackup:
 
     async def _dump(self, client: Client, out: Writing, work: Work, version: int, *more: str) -> Finished:
         argv = [client.program("pg_dump"), "--format", self._settings.format, "--compress", _COMPRESSION]
-        argv += ["--no-password", "--lock-wait-timeout", str(_LOCK_WAIT * 1000), *more]
+        argv += ["--no-sync", "--no-password", "--lock-wait-timeout", str(_LOCK_WAIT * 1000), *more]
         env = environment(self._connect, work.application, _since_14(version))
         secrets = (self._connect.password,)
         if out.file is not None:  # by itself, which is faster, and can be restored by several workers without a search

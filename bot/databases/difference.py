@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
 from typing import get_args
 
 import asyncpg
 
-from bot.databases import counting, guards, merging
+from bot.databases import counters, counting, guards, merging
 from bot.databases.connecting import LOST, Connection, connected, words
 from bot.databases.counting import Unit, leaves
 from bot.databases.merging import Part, Question
@@ -30,20 +30,23 @@ _SMALL = 2**21  # bytes: several of them are looked at together
 _SAYS_EVERY = 1.0  # seconds
 
 
-async def lost_since(before: Connect, after: Connect, progress: Progress, *, sampled: bool = False) -> tuple[Loss, ...]:
+async def lost_since(before: Connect, after: Connect, progress: Progress, *, sampled: bool = False, counted: bool = False) -> tuple[Loss, ...]:
     """What is in `before` and not, or otherwise, in `after`; both on one server, `before` a clone of what `after` was.
 
-    `sampled`: not all rows are there, so enum labels count though none uses them.
+    `sampled`: not all rows are there, so enum labels count though none uses them. `counted`: the counters of `after` were set to zero when
+    `before` was made (counters.py), so tables that nobody wrote since need not be read.
     What this role can't read is 'unreadable', or has no count. Raises Refusal (unreachable, ...), OutcomeUnknown (the connection was lost).
     """
-    losses, _ = await touched_since(before, after, progress, sampled=sampled)
+    losses, _ = await touched_since(before, after, progress, sampled=sampled, counted=counted)
     return losses
 
 
-async def touched_since(before: Connect, after: Connect, progress: Progress, *, sampled: bool = False) -> tuple[tuple[Loss, ...], dict[str, Touched]]:
+async def touched_since(
+    before: Connect, after: Connect, progress: Progress, *, sampled: bool = False, counted: bool = False
+) -> tuple[tuple[Loss, ...], dict[str, Touched]]:
     """The same, and by table the keys of rows that are gone or changed."""
     async with connected(before, READING) as mine, connected(after, READING) as theirs:
-        comparison = _Comparison(mine, theirs, progress, sampled=sampled)
+        comparison = _Comparison(mine, theirs, progress, sampled=sampled, unwritten=await counters.unwritten(theirs) if counted else frozenset())
         return await comparison.losses(), comparison.touched
 
 
@@ -63,11 +66,12 @@ class _Pair:
 
 
 class _Comparison:
-    def __init__(self, before: Connection, after: Connection, progress: Progress, *, sampled: bool) -> None:
+    def __init__(self, before: Connection, after: Connection, progress: Progress, *, sampled: bool, unwritten: Container[int]) -> None:
         self._before = before
         self._after = after
         self._progress = progress
         self._sampled = sampled
+        self._unwritten = unwritten
         self._was: dict[int, Table] = {}
         self._is: dict[int, Table] = {}
         self._composites_changed = False
@@ -106,9 +110,9 @@ class _Comparison:
             yield _Pair(unit, now, tuple(there.values()))
 
     async def _some(self, pairs: Sequence[_Pair]) -> AsyncIterator[tuple[int, list[Loss]]]:
-        same = await merging.untouched(
-            self._before, self._after, [(pair.before.table, pair.after) for pair in pairs if pair.after and self._is_plain(pair)]
-        )
+        plain = [(pair.before.table, pair.after) for pair in pairs if pair.after and self._is_plain(pair)]
+        same = {was.oid for was, now in plain if merging.still(was, now, self._unwritten)}
+        same |= await merging.untouched(self._before, self._after, [pair for pair in plain if pair[0].oid not in same])
         pairs = [pair for pair in pairs if pair.before.table.oid not in same]
         shapes = await read_shapes(self._before, [pair.before.table.oid for pair in pairs])
         shapes_now = await read_shapes(self._after, [one.oid for pair in pairs if (one := _stands_for(pair))])
@@ -158,7 +162,8 @@ class _Comparison:
             newest=mine.newest(),
             steady=not rebuilt and all(same_bytes(*pair) for pair in matched) and not (self._composites_changed and _has_own_types(mine)),
         )
-        await merging.answer(self._before, self._after, question)
+        if not question.still(self._unwritten):
+            await merging.answer(self._before, self._after, question)
         if (keys := merging.touched(question)) is not None:
             self.touched[pair.before.table.name] = keys
         return found + self._rows(pair, question) + self._values(pair, question)

@@ -283,8 +283,8 @@ class PostgresDatabase:
 
     # ------------------------------------------------------------------ what a rollback destroys, and its copies
 
-    async def lost_since(self, before: Connect, progress: Progress, *, sampled: bool = False) -> tuple[Loss, ...]:
-        return await difference.lost_since(before, self.admin, progress, sampled=sampled)
+    async def lost_since(self, before: Connect, progress: Progress, *, sampled: bool = False, counted: bool = False) -> tuple[Loss, ...]:
+        return await difference.lost_since(before, self.admin, progress, sampled=sampled, counted=counted)
 
     async def touched_since(self, before: Connect, progress: Progress) -> tuple[tuple[Loss, ...], Mapping[str, Touched]]:
         return await difference.touched_since(before, self.admin, progress)

@@ -14,7 +14,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from pathlib import Path
 from typing import Protocol
 
-from bot.databases import cutting, dressing, likeness, timescale
+from bot.databases import counters, cutting, dressing, likeness, timescale
 from bot.databases.clone import share_blocks
 from bot.databases.connecting import Connection, connected, quoted
 from bot.databases.likeness import Likeness
@@ -68,6 +68,8 @@ class ThrowawayScratches:
     `home` is where the clusters lie; `at(tool, admin, maintenance)` builds a target's database and tool for a database there.
     """
 
+    early = True
+
     def __init__(self, source: Connect, tool: Connect, clusters: Clusters, at: At, home: Path) -> None:
         self._source = source.model_copy(update={"database": tool.database})
         self._tool = tool
@@ -76,13 +78,13 @@ class ThrowawayScratches:
         self._home = home
 
     @asynccontextmanager
-    async def open(self, work: Work, *, sampled: bool = False) -> AsyncIterator[ServerScratch]:
+    async def open(self, work: Work, *, sampled: bool = False, early: bool = False) -> AsyncIterator[ServerScratch]:
         like = await likeness.read(self._source, self._tool.user)
         major = _major(like.version // 10000, await self._clusters.majors())
         if sampled and timescale.NAME in like.extensions:
             raise _impossible("A sample of rows can't be made of hypertables: their chunks only come with all of it.", "Raise rehearsal.max_size.")
         if not sampled:
-            _refuse_too_small(self._home, int(like.facts["size"]))
+            _refuse_too_small(self._home, int(like.facts["size"]), _COPIES + early)
         superuser = _unlike({row["name"] for row in like.roles})
         name = f"{PREFIX}{re.sub(r'[^A-Za-z0-9_-]', '', work.run)[:40]}-{secrets.token_hex(4)}"
         async with AsyncExitStack() as stack:
@@ -118,6 +120,7 @@ class ServerScratch:
         self._said: dict[str, None] = {}
         self._bare: set[str] = set()  # databases without what belongs to the target's
         self.version = 0
+        self.counted = False
         self.says = ""
 
     @property
@@ -141,6 +144,7 @@ class ServerScratch:
 
     async def _know(self, session: Connection) -> None:
         self.version = await session.fetchval("SELECT current_setting('server_version_num')::int")
+        self.counted = self.owners and self.version >= counters.SINCE and not self._like.facts["tool_is_superuser"]  # who could turn them off
         self.says = f"{self._where}, PostgreSQL {self.version // 10000}"
 
     def _real(self, name: str) -> str:
@@ -163,6 +167,9 @@ class ServerScratch:
             sql = f"CREATE DATABASE {quoted(self._real(name))} TEMPLATE {quoted(self._real(source))}{self._strategy()}"
             await session.execute(sql, timeout=cutting.AT_MOST)
             self._note(await likeness.set_up(session, self._like, self._real(name)))
+        if self.counted and source != self._empty:
+            async with connected(self.superuser(source), _WRITING) as session:
+                await counters.set_to_zero(session)
 
     async def drop(self, name: str) -> None:
         """With whoever is in it; one that is gone is no error."""
@@ -224,12 +231,12 @@ def _major(wanted: int, there: Sequence[int]) -> int:
     )
 
 
-def _refuse_too_small(home: Path, size: int) -> None:
+def _refuse_too_small(home: Path, size: int, copies: int) -> None:
     place = next(folder for folder in (home.absolute(), *home.absolute().parents) if folder.exists())
     free = shutil.disk_usage(place).free
-    if free < _COPIES * size:
+    if free < copies * size:
         raise _impossible(
-            f"This machine has {free / 1024**2:,.0f} MB free under {home}, and {_COPIES} copies of a database of {size / 1024**2:,.0f} MB must fit.",
+            f"This machine has {free / 1024**2:,.0f} MB free under {home}, and {copies} copies of a database of {size / 1024**2:,.0f} MB must fit.",
             "Free some, set BACKOUT_HOME to a larger disk, or set rehearsal.server to a server.",
         )
 

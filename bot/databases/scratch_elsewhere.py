@@ -31,6 +31,8 @@ _SYSTEM = "SELECT system_identifier::text FROM pg_control_system()"
 class OtherServerScratches:
     """Implements ports.Scratches. `server` is a superuser of that server; `source` and `tool` as in ThrowawayScratches."""
 
+    early = False
+
     def __init__(self, source: Connect, tool: Connect, server: Connect, at: At) -> None:
         self._source = source.model_copy(update={"database": tool.database})
         self._tool = tool
@@ -38,7 +40,7 @@ class OtherServerScratches:
         self._at = at
 
     @asynccontextmanager
-    async def open(self, work: Work, *, sampled: bool = False) -> AsyncIterator[ServerScratch]:
+    async def open(self, work: Work, *, sampled: bool = False, early: bool = False) -> AsyncIterator[ServerScratch]:
         like = await likeness.read(self._source, self._tool.user)
         async with lodging.alone(self._server, work) as session:
             await self._examine(session, like)

@@ -42,6 +42,8 @@ _SCHEMAS = "SELECT e.extname::text, n.nspname::text FROM pg_extension e JOIN pg_
 class SameServerScratches:
     """Implements ports.Scratches. `source` is Backout's own role, `maintenance` the database where it works; `tool` as the target's."""
 
+    early = False
+
     def __init__(self, source: Connect, maintenance: str, tool: Connect, at: At) -> None:
         self._source = source.model_copy(update={"database": tool.database})
         self._admin = source.model_copy(update={"database": maintenance})
@@ -49,7 +51,7 @@ class SameServerScratches:
         self._at = at
 
     @asynccontextmanager
-    async def open(self, work: Work, *, sampled: bool = False) -> AsyncIterator[SameServerScratch]:
+    async def open(self, work: Work, *, sampled: bool = False, early: bool = False) -> AsyncIterator[SameServerScratch]:
         like = await likeness.read(self._source, self._tool.user)
         schemas = await self._examine(like, sampled=sampled)
         async with lodging.alone(self._admin, work) as session:

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from bot import durable
@@ -20,6 +21,7 @@ from bot.place import Connect
 from bot.ports import Chat, Clock, Fence, Journal, Web
 from bot.rollback import copies, hold, provider_copies, rehearse, try_stamp, try_tables, verify
 from bot.rollback.addresses import Addresses
+from bot.rollback.ahead import Ahead
 from bot.rollback.position import decisions, noted, stopped, to_the_end, wanted
 from bot.steps import STEPS
 from bot.steps.deploy_backup import under_way
@@ -52,6 +54,7 @@ class Executor:
         self._replan, self._void, self._gave_up = replan, void, gave_up
         self._ways, self._addresses = ways, addresses
         self._fences: dict[str, tuple[AsyncExitStack, Fence]] = {}
+        self._ahead: dict[str, Ahead] = {}
         self._bodies: set[asyncio.Task[Ended]] = set()
 
     async def next(self, run: Run, target: TargetParts) -> bool:
@@ -87,11 +90,19 @@ class Executor:
         for planned in run.plan.rehearse:
             last = run.last_attempt(planned.name)
             if last is None or last.state is AttemptState.UNKNOWN:
+                if planned.name == "back_up":
+                    await self._begin_ahead(run, target)
                 await self._attempt(run, STEPS[planned.name], target)
                 return True
             if last.state is AttemptState.FAILED:
                 return False
         return False
+
+    async def _begin_ahead(self, run: Run, target: TargetParts) -> None:
+        """What needs no dump is done while that is taken, where it is nobody's server."""
+        where, tried = target.rehearsal.where, [each.name for each in run.plan.rehearse] if run.plan else []
+        if where is not None and where.early and "rehearse" in tried and run.id not in self._ahead:
+            self._ahead[run.id] = Ahead(await self._world(run, STEPS["rehearse"], 0, target), where)
 
     async def entered(self, run: Run, target: TargetParts) -> TargetParts:
         """The target as a step of this run sees it: through its closed door, where it is closed."""
@@ -103,7 +114,9 @@ class Executor:
         await self._ask(run, STEPS[last.step], why)
 
     async def release(self, run: str) -> None:
-        """The run ended: give back its fence."""
+        """The run ended, or its rehearsal: give back its fence, and what was opened ahead."""
+        if ahead := self._ahead.pop(run, None):
+            await ahead.close()
         if held := self._fences.pop(run, None):
             await held[0].aclose()
 
@@ -252,7 +265,7 @@ class Executor:
             task.cancel()
         if bodies:
             await asyncio.wait(bodies, timeout=10)
-        for run in list(self._fences):
+        for run in [*self._fences, *self._ahead]:
             await self.release(run)
 
     async def _body(self, run: Run, step: Step, attempt: Attempt, target: TargetParts) -> Ended:
@@ -340,7 +353,7 @@ class Executor:
             health=verify.health_checks,
             health_now=verify.health_now,
             counted_again=counted_again,
-            rehearsal=rehearse.rehearse,
+            rehearsal=partial(rehearse.rehearse, ahead=self._ahead.get(run.id)),
             copy_tried=copies.copy_tried,
             instant_tried=provider_copies.instant_tried,
             address=address,

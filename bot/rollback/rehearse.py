@@ -17,11 +17,12 @@ from bot.finishing import both
 from bot.model import Plan
 from bot.ports import Database, Scratch
 from bot.rollback import compare, hold, loss, sample
+from bot.rollback.ahead import Ahead, Built, opened
 from bot.running import MigrationTool
 from bot.steps.move import heads
 from bot.steps.put_back import put_archive_back, says
 
-_COPY, _BEFORE, _BUILT = "backout_copy", "backout_before", "backout_built"
+_COPY, _BEFORE = "backout_copy", "backout_before"
 _STATEMENTS = 100
 _DENIED = "42501"  # insufficient_privilege
 _SENTENCES = 20
@@ -37,13 +38,13 @@ class _Measured:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
-async def rehearse(world: World) -> Rehearsal:
+async def rehearse(world: World, ahead: Ahead | None = None) -> Rehearsal:
     """Within the target's time budget. Raises Refusal(rehearsal_failed, empty_downgrade), whose facts are what was measured until then."""
     within = world.target.rehearsal.within
     measured = _Measured()
     try:
         async with asyncio.timeout(within.total_seconds()):
-            return await _tried(world, measured)
+            return await _tried(world, measured, ahead)
     except TimeoutError:
         return Rehearsal(done=False, why=f"it did not end within {within.total_seconds():.0f} s (rehearsal.within)")
     except (OutcomeUnknown, FenceLost) as error:
@@ -60,13 +61,13 @@ async def rehearse(world: World) -> Rehearsal:
         return Rehearsal(done=False, why=f"{refusal.message} {refusal.next}")
 
 
-async def _tried(world: World, measured: _Measured) -> Rehearsal:
+async def _tried(world: World, measured: _Measured, ahead: Ahead | None) -> Rehearsal:
     target, plan, seconds = world.target, world.plan, measured.seconds
     scratches = target.rehearsal.where
     if scratches is None:
         return Rehearsal(done=False, why=target.rehearsal.why_not)
     now, sampled = world.clock.monotonic, sample.wanted(world)
-    async with scratches.open(world, sampled=sampled) as scratch:
+    async with opened(world, scratches, ahead, sampled=sampled) as (scratch, built):
         measured.server = scratch.says
         copy = _Copy(world, scratch, *scratch.at(_COPY))
         filled = await _filled(world, scratch, copy.tool, seconds, sampled=sampled)
@@ -77,7 +78,8 @@ async def _tried(world: World, measured: _Measured) -> Rehearsal:
         finally:
             seconds["move"] = round(now() - began, 1)
         after = await copy.database.snapshot(count=False)
-        losses, (expected, findings) = await both(copy.losses(before, sampled=sampled), copy.expected(before, after))
+        await copy.tool.prepare()
+        losses, (expected, findings) = await both(copy.losses(before, sampled=sampled), copy.expected(before, after, built))
         attributed = loss.attributed(losses, plan.foreseen, [each.revision for each in plan.undone])
         put_back = await copy.put_back() if not sampled else ()
         began = now()
@@ -168,16 +170,16 @@ class _Copy:
     async def losses(self, before: Snapshot, *, sampled: bool) -> tuple[Loss, ...]:
         """What the move destroyed, by every row of the copy as it was."""
         await self._world.progress("comparing every row with the copy as it was")
-        losses = self._plan.data(await self.database.lost_since(self._scratch.superuser(_BEFORE), self._world.progress, sampled=sampled))
+        before_it, counted = self._scratch.superuser(_BEFORE), self._scratch.counted
+        losses = self._plan.data(await self.database.lost_since(before_it, self._world.progress, sampled=sampled, counted=counted))
         return await sample.counted(self._world, losses, before.objects) if sampled else losses
 
-    async def expected(self, before: Snapshot, after: Snapshot) -> tuple[str, tuple[str, ...]]:
+    async def expected(self, before: Snapshot, after: Snapshot, built: Built) -> tuple[str, tuple[str, ...]]:
         """The move's change against the change between two databases built from nothing (databases.md F17). Raises Refusal(empty_downgrade)."""
         plan = self._plan
         actual = self._change(before, after)
-        lower, upper = (plan.to, plan.from_) if plan.strategy == "downgrade" else (plan.from_, plan.to)
         try:
-            below, above = await self._built(lower, upper)
+            below, above = await built()
         except (StepFailed, Refusal) as error:
             return "unverifiable", (f"The history can't be built from nothing, so the schema can't be compared with it: {error}"[:400],)
         wanted = self._change(above, below) if plan.strategy == "downgrade" else self._change(below, above)
@@ -192,22 +194,6 @@ class _Copy:
 
     def _change(self, before: Snapshot, after: Snapshot) -> compare.Change:
         return compare.change(before, after, leave_out=self._plan.versions)
-
-    async def _built(self, lower: str, upper: str) -> tuple[Snapshot, Snapshot]:
-        """A database that is built from nothing, as it is at the one revision and then at the other."""
-        await self._scratch.create(_BUILT)
-        try:
-            database, tool = self._scratch.at(_BUILT)
-            seen, stands = [], "base"
-            for revision in (lower, upper):
-                await self._world.progress(f"building {revision} from nothing")
-                if revision != "base":
-                    await tool.upgrade(revision, self._world, from_=heads(stands), scripts=None)
-                stands = revision
-                seen.append(await database.snapshot(count=False))
-            return seen[0], seen[1]
-        finally:
-            await self._scratch.drop(_BUILT)
 
     async def put_back(self) -> tuple[str, ...]:
         """A reapply brings its archive back; on the copy first."""

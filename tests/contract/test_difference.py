@@ -46,8 +46,11 @@ def lose(shop: Connect, server: Connect, before: Connect) -> Lose:
         who = entered if superuser else shop
         await execute(who, setup)
         await execute(server, f'CREATE DATABASE "{before.database}" TEMPLATE "{shop.database}"')
+        await execute(entered, "SELECT pg_stat_reset()")
         await execute(who, *filter(None, map(str.strip, downgrade.split(";\n"))))
-        return {loss.thing(): loss for loss in await lost_since(before, entered, _nothing)}
+        found = await lost_since(before, entered, _nothing)
+        assert await lost_since(before, entered, _nothing, counted=True) == found, "where the server's counters say what to pass over"
+        return {loss.thing(): loss for loss in found}
 
     return _lose
 

@@ -449,7 +449,7 @@ async def test_a_server_that_can_not_start_says_why(server: Connect, shop: Conne
 
 def test_a_database_that_does_not_fit_on_this_machine_is_refused_with_the_numbers(home: Path) -> None:
     with pytest.raises(Refusal, match=r"MB free under .*, and 2 copies of a database of 1,073,741,824 MB must fit") as caught:
-        _refuse_too_small(home / "not" / "yet", 2**50)
+        _refuse_too_small(home / "not" / "yet", 2**50, 2)
     assert caught.value.code == "rehearsal_impossible"
 
 

@@ -263,11 +263,28 @@ async def test_a_rehearsal_that_is_cancelled_leaves_nothing_behind(make_shop: Ma
     bot = await make_shop(down=f"import time\nwhile os.path.exists({str(held)!r}): time.sleep(0.05)\n" + SHOP["0003"].down)
     await bot.ask(ASK)
     card = await bot.card_in("rehearsing")
-    await bot.until(lambda: scratches(bot), what="trying")
+    await bot.until(lambda: trying(bot), what="trying")
     await bot.slack.click(card, "cancel", "U0DEV")
     await parts.ends(bot, "aborted")
     await bot.until(lambda: not scratches(bot), what="cleared away")
     assert bot.stands() == "0003"
+
+
+def trying(bot: Bot) -> bool:
+    return bool(scratches(bot) and bot.journaled("select 1 from backout.attempts where step = 'rehearse' and state = 'intended'"))
+
+
+async def test_the_server_for_the_copy_is_opened_while_the_dump_is_taken_and_goes_when_there_is_none(make_shop: MakeShop) -> None:
+    bot = await make_shop()
+    with psycopg.connect(bot.target.url()) as session:
+        session.execute("LOCK TABLE ratings IN ACCESS EXCLUSIVE MODE")
+        await bot.ask(ASK)
+        await bot.until(lambda: scratches(bot), what="opened")
+        assert bot.journaled("select step, state from backout.attempts") == [("back_up", "intended")]
+        await bot.until(lambda: bot.journaled("select 1 from backout.attempts where state = 'failed'"), what="given up")
+    card = await bot.card_in("awaiting_approval")
+    assert "kept a table locked" in str(card)
+    assert scratches(bot) == []
 
 
 async def test_a_bot_that_is_killed_while_it_rehearses_begins_again_and_asks_once(make_shop: MakeShop, tmp_path: Path) -> None:
@@ -275,7 +292,7 @@ async def test_a_bot_that_is_killed_while_it_rehearses_begins_again_and_asks_onc
     held.touch()
     bot = await make_shop(down=f"import time\nwhile os.path.exists({str(held)!r}): time.sleep(0.05)\n" + SHOP["0003"].down)
     await bot.ask(ASK)
-    await bot.until(lambda: scratches(bot), what="trying")
+    await bot.until(lambda: trying(bot), what="trying")
     await bot.kill()
     held.unlink()
     await bot.start()
