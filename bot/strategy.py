@@ -8,6 +8,8 @@ from typing import Literal
 
 #: steps that are done to a copy before anybody is asked
 ON_A_COPY = frozenset({"back_up", "rehearse", "try_copy", "recover", "try_tables", "try_stamp"})
+#: where a database stands whose version table can't be read
+UNREAD = "unknown"
 
 Strategy = Literal["downgrade", "reapply", "restore", "in_place", "at_provider", "tables", "pitr", "stamp"]
 #: what is written behind a BACKUP so that the database is dropped for it; never meant when it is not written

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bot.evidence import Archive, Loss, size
 from bot.model import AttemptState, Event, Option, Plan, Run, SeatView, State, StepView, View
+from bot.moment import told
 from bot.steps import STEPS
-from bot.strategy import ON_A_COPY, WAYS, Strategy
+from bot.steps.stage_backup import asked_for
+from bot.strategy import ON_A_COPY, UNREAD, WAYS, Strategy
 from bot.words import DATA, ISOLATION, destroyed, line, many, moved, span, worst_first
 from handlers import copies
 from handlers.text import clean, code, people, person, safe, when
@@ -65,7 +68,16 @@ def strategy(run: Run) -> Strategy:
 
 def way(run: Run) -> str:
     """From where to where, in plain words; unknown before there is a plan."""
-    return f"{_FIRST.get(strategy(run), '')}{clean(run.from_ or '?', 40)} {ARROW} {clean(run.to, 40)}"
+    return f"{_FIRST.get(strategy(run), '')}{clean(run.from_ or '?', 40)} {ARROW} {clean(_to(run), 40)}"
+
+
+def _to(run: Run) -> str:
+    """Where nobody knows the revision there: the backup by its name, or the moment."""
+    if run.to != UNREAD or run.plan is None:
+        return run.to
+    if run.plan.point:
+        return told(dt.datetime.fromisoformat(run.plan.point))
+    return str(asked_for(run.plan).get("backup", run.to))
 
 
 def touched(run: Run) -> bool:

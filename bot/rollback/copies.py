@@ -18,9 +18,9 @@ from bot.moment import told
 from bot.place import Connect
 from bot.ports import Database, Scratch
 from bot.rollback import verify
-from bot.rollback.plan_copies import UNKNOWN
 from bot.steps.fillable import IS_OWNER, IS_RIGHT, unable
 from bot.steps.restore_point import is_clone
+from bot.strategy import UNREAD
 
 _COPY = "backout_copy"
 _PROGRAMS = ("function ", "trigger ", "rule ", "view ", "materialized view ", "policy ")
@@ -155,7 +155,7 @@ async def _looked(world: World, copy: Database, where: str, *, theirs: bool = Fa
     plan = world.plan
     await world.progress("looking at the copy")
     stands = ", ".join(await copy.heads(*plan.version)) or "base"
-    if plan.source is not None and plan.to not in (stands, UNKNOWN):
+    if plan.source is not None and plan.to not in (stands, UNREAD):
         raise condemned(plan.source.name, f"it stands at {stands}, not at {plan.to} as its entry says.")
     seen = await copy.snapshot(count=True)
     findings = [f"it stands at {stands}", *await _answers(world, copy)]

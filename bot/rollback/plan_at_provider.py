@@ -15,7 +15,7 @@ from bot.model import Plan, PlanStep
 from bot.moment import told
 from bot.ports import Journal
 from bot.rollback import newer, pace, plan_copies, route
-from bot.rollback.plan_copies import UNKNOWN
+from bot.strategy import UNREAD
 from bot.words import many
 
 _DATABASES = """SELECT datname FROM pg_catalog.pg_database WHERE NOT datistemplate AND datallowconn ORDER BY datname <> pg_catalog.current_database(),
@@ -64,7 +64,7 @@ async def restore(target: TargetParts, name: str, journal: Journal, command: str
     names = ["check_preconditions", "stop_writers", "restore_point", "stage_backup", "deploy_backup", "verify", *back]
     steps = tuple(PlanStep(name=each, params=params.get(each, {})) for each in names)
     return Plan.model_validate({
-        "target": target.name, "strategy": "at_provider", "from_": plan_copies.current(history) if history else UNKNOWN, "to": UNKNOWN, "undone": (),
+        "target": target.name, "strategy": "at_provider", "from_": plan_copies.current(history) if history else UNREAD, "to": UNREAD, "undone": (),
         "identity": identity, "steps": steps, "rehearse": (), "rehearsal": Rehearsal(done=False, why=_WHY), "loss_class": LossClass.HIGH,
         "version_table": history.version_table if history else "alembic_version",
         "version_table_schema": history.version_table_schema if history else None,

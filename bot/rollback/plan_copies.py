@@ -22,9 +22,8 @@ from bot.steps.publish import published
 from bot.steps.replace import dropped
 from bot.steps.restore_beside import INCOMING
 from bot.steps.restore_point import is_clone, taken
+from bot.strategy import UNREAD
 from bot.words import many
-
-UNKNOWN = "unknown"  #: where a database stands whose version table can't be read
 
 
 async def restore(target: TargetParts, rev: str, journal: Journal, command: str) -> Plan:
@@ -34,7 +33,7 @@ async def restore(target: TargetParts, rev: str, journal: Journal, command: str)
         way = f"Bring them back with {command} tables TABLE from {file.name}."
         raise Refusal("foreign_backup", f"{file.name} has the rows of one table, and no database.", way)
     when = f" of {kept.made:%Y-%m-%d %H:%M} UTC" if kept.made else ""
-    return await _plan(target, journal, file, kept.revision or UNKNOWN, "restore", f"{kept.name}{when}")
+    return await _plan(target, journal, file, kept.revision or UNREAD, "restore", f"{kept.name}{when}")
 
 
 async def pitr(target: TargetParts, rev: str, journal: Journal, command: str) -> Plan:
@@ -58,7 +57,7 @@ async def pitr(target: TargetParts, rev: str, journal: Journal, command: str) ->
             "pitr_outside_window", f"What is archived reaches from {told(covered.since)} to {told(covered.until)}, and {told(point)} is not in it.",
             "Choose an instant inside, let the server archive what it has (SELECT pg_switch_wal()), or take another way back.",
         )  # fmt: skip
-    plan = await _plan(target, journal, None, UNKNOWN, "pitr", f"what it was at {told(point)}")
+    plan = await _plan(target, journal, None, UNREAD, "pitr", f"what it was at {told(point)}")
     known = f"What is archived reaches from {told(covered.since)} to {told(covered.until)}."
     return plan.model_copy(update={"point": point.isoformat(), "remarks": (*plan.remarks, known)})
 
@@ -68,7 +67,7 @@ async def _by_the_provider(target: TargetParts, journal: Journal, point: dt.date
     provider = target.provider
     if provider is None:
         raise Refusal("no_point_in_time", f"{target.name} has no provider who could recover an instant.", "Name one under backups.provider.")
-    plan = await _plan(target, journal, None, UNKNOWN, "pitr", f"what it was at {told(point)}")
+    plan = await _plan(target, journal, None, UNREAD, "pitr", f"what it was at {told(point)}")
     ((asked,),) = (await target.database.ask("SELECT pg_catalog.clock_timestamp()")).rows
     now = dt.datetime.fromisoformat(asked).replace(microsecond=0)
     if point >= now:
@@ -95,7 +94,7 @@ async def instead(target: TargetParts, run: Run, by: str) -> Plan:
     names = [*([] if is_clone(file) else ["restore_beside"]), *(["stop_writers"] if stopped else []), "swap", "verify"]
     publishing, _ = await published(target)
     return run.plan.model_copy(update={
-        "strategy": "restore", "from_": await standing(target, run.plan) or UNKNOWN,
+        "strategy": "restore", "from_": await standing(target, run.plan) or UNREAD,
         "to": run.plan.from_, "undone": (), "rehearse": (), "steps": (*steps_of(names), *publishing, *steps_of(["start_writers"])),
         "foreseen": (), "loss": (), "source": file, "archive": None,
         "rehearsal": Rehearsal(done=True, server=f"the restore point itself, {file.name}"), "options": (), "loss_class": "none",
@@ -165,7 +164,7 @@ async def _plan(target: TargetParts, journal: Journal, source: BackupFile | None
     else:
         await may_make_beside(target)
     history, remark = await history_of(target)
-    from_ = current(history) if history else UNKNOWN
+    from_ = current(history) if history else UNREAD
     moved = between(history, from_, to) if history else ()
     identity = await target.database.identity()
     await target.backup.ready(identity.version)

@@ -12,10 +12,10 @@ from bot.evidence import BackupFile, LossClass, Rehearsal
 from bot.model import Plan, PlanStep, Run
 from bot.ports import Journal
 from bot.rollback import pace, plan_copies, route
-from bot.rollback.plan_copies import UNKNOWN
 from bot.steps.csv_beside import is_csv
 from bot.steps.publish import again, published
 from bot.steps.restore_point import is_clone
+from bot.strategy import UNREAD
 
 
 async def restore(target: TargetParts, rev: str, journal: Journal, command: str) -> Plan:
@@ -32,8 +32,8 @@ async def restore(target: TargetParts, rev: str, journal: Journal, command: str)
     await target.database.examine()
     notes = await _may(target)
     history, remark = await plan_copies.history_of(target)
-    from_ = plan_copies.current(history) if history else UNKNOWN
-    to = kept.revision or UNKNOWN
+    from_ = plan_copies.current(history) if history else UNREAD
+    to = kept.revision or UNREAD
     moved = plan_copies.between(history, from_, to) if history else ()
     identity = await target.database.identity()
     await target.backup.ready(identity.version)
@@ -77,7 +77,7 @@ async def instead(target: TargetParts, run: Run, by: str) -> Plan:
     )
     names = ("stop_writers", "replace", "verify")
     return plan.model_copy(update={
-        "from_": await plan_copies.standing(target, plan) or UNKNOWN, "to": plan.from_, "undone": (), "rehearse": (),
+        "from_": await plan_copies.standing(target, plan) or UNREAD, "to": plan.from_, "undone": (), "rehearse": (),
         "steps": (*plan_copies.steps_of(names), *again(plan), PlanStep(name="start_writers")),
         "foreseen": (), "loss": (), "source": file, "archive": None,
         "rehearsal": Rehearsal(done=True, server=f"the restore point itself, {file.name}"), "options": (), "loss_class": LossClass.HIGH,

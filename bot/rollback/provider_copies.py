@@ -12,7 +12,7 @@ from bot.keeping import Provider
 from bot.moment import told
 from bot.place import Connect, Elsewhere
 from bot.rollback import addresses, copies
-from bot.rollback.plan_copies import UNKNOWN
+from bot.strategy import UNREAD
 
 WANTED = "address_wanted"
 
@@ -101,7 +101,7 @@ async def _dumped(world: World, address: Connect) -> tuple[Elsewhere, BackupFile
     await world.progress("dumping what was recovered")
     made = await target.backup.of(address).take(f"{target.name}-{world.run}-recovered.dump", world)
     file = made.model_copy(update={"foreign": True})
-    await world.journal.keep_backup(target.name, world.run, UNKNOWN, file, world.clock.now() + target.keep)
+    await world.journal.keep_backup(target.name, world.run, UNREAD, file, world.clock.now() + target.keep)
     return seen, file
 
 

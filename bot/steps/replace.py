@@ -19,9 +19,8 @@ from bot.ports import Database
 from bot.steps.move import heads
 from bot.steps.restore_beside import incoming_name, itself
 from bot.steps.restore_point import note, taken
+from bot.strategy import UNREAD
 from bot.words import many
-
-_UNREAD = "unknown"  # where a database stood that its tool could not read
 
 
 @dataclass(frozen=True)
@@ -165,7 +164,7 @@ async def _as_approved(world: World, beside: Database, seen: Snapshot) -> None:
         if refusal.code != "version_table_missing":
             raise
         stands = ()
-    if plan.to != _UNREAD and stands != heads(plan.to):
+    if plan.to != UNREAD and stands != heads(plan.to):
         raise StepFailed(f"What was restored stands at {', '.join(stands) or 'base'}, not at {plan.to}. It was not put in the database's place.")
     tried = plan.rehearsal.rows if plan.rehearsal else {}
     fewer = [f"{table} {seen.counts.get(table, 0):,} of {count:,}" for table, count in sorted(tried.items()) if seen.counts.get(table, 0) < count]

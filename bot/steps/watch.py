@@ -11,8 +11,8 @@ from typing import Any
 
 from bot.durable import Evidence, OnCrash, World, step
 from bot.errors import StepFailed
+from bot.strategy import UNREAD
 
-UNREAD = "unknown"  #: where a database stands whose version table can't be read
 _EVERY = 5.0  # seconds between two looks
 _RED = 3  # looks in a row after which the application is said to be unwell
 
