@@ -59,6 +59,9 @@ class Database(Protocol):
         Raises Refusal(version_table_missing)."""
 
     async def snapshot(self, *, count: bool) -> Snapshot: ...
+    async def names(self) -> frozenset[str]:
+        """Of tables and their columns, as in Snapshot.objects; whoever holds one locked makes nobody wait."""
+
     async def ask(self, sql: str) -> Answer:
         """Read-only, 30 s, as the target's `database` user, at most 100 rows. Raises StepFailed with the server's words."""
 

@@ -14,6 +14,7 @@ import asyncpg
 
 from bot.databases import hypertables
 from bot.databases.connecting import LOST, STATEMENT_TIMEOUT, Connection, words
+from bot.evidence import Snapshot
 
 _OURS = """n.nspname !~ '^(pg|_timescaledb)_' AND n.nspname <> 'information_schema'
   AND NOT EXISTS (SELECT FROM pg_depend e WHERE e.classid = '{catalog}'::regclass AND e.objid = {oid} AND e.deptype = 'e')"""
@@ -214,6 +215,24 @@ SELECT c.oid, n.nspname, c.relname, c.relkind = 'p' AS partitioned,
   coalesce((SELECT array_agg(i.inhrelid) FROM pg_inherits i WHERE i.inhparent = c.oid AND c.relkind = 'p'), ARRAY[]::oid[]) AS parts,
   format('%I.%I', n.nspname, c.relname) AS name
 {_FROM_RELATION} WHERE c.relkind IN ('r', 'p') AND {_RELATION} ORDER BY n.nspname, c.relname"""
+
+
+#: no definition among them: to write one, the server waits for whoever holds a table
+_NAMES = f"""
+SELECT format('table %I.%I', n.nspname, c.relname) {_FROM_RELATION} WHERE c.relkind IN ('r', 'p') AND {_RELATION}
+UNION ALL SELECT format('column %I.%I.%I', n.nspname, c.relname, a.attname) {_FROM_RELATION}
+JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped WHERE c.relkind IN ('r', 'p', 'f') AND {_RELATION}"""
+
+
+async def snapshot(session: Connection, *, count: bool) -> Snapshot:
+    found = await objects(session)
+    rows, uncounted = await counts(session) if count else ({}, {})
+    standing = await hypertables.standing(session, count=True) if count else {}
+    return Snapshot(objects=found, counts=rows, uncounted=uncounted, hypertables=standing)
+
+
+async def names(session: Connection) -> frozenset[str]:
+    return frozenset(row[0] for row in await session.fetch(_NAMES))
 
 
 async def objects(session: Connection) -> dict[str, str]:

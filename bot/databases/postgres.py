@@ -191,10 +191,11 @@ class PostgresDatabase:
 
     async def snapshot(self, *, count: bool) -> Snapshot:
         async with connected(self.admin, CATALOG) as session:
-            found = await catalog.objects(session)
-            counts, uncounted = await catalog.counts(session) if count else ({}, {})
-            standing = await hypertables.standing(session, count=True) if count else {}
-        return Snapshot(objects=found, counts=counts, uncounted=uncounted, hypertables=standing)
+            return await catalog.snapshot(session, count=count)
+
+    async def names(self) -> frozenset[str]:
+        async with connected(self.admin, CATALOG) as session:
+            return await catalog.names(session)
 
     async def ask(self, sql: str) -> Answer:
         try:

@@ -155,7 +155,7 @@ async def with_evidence(target: TargetParts, plan: Plan, rehearsal: Rehearsal, j
         if rehearsal.backup and (plan.point or (plan.source and plan.source.foreign)):  # it is a backup of ours from now on
             known["source"] = rehearsal.backup
     else:
-        known["loss"] = loss.resolved(plan.foreseen, (await target.database.snapshot(count=False)).objects)
+        known["loss"] = loss.resolved(plan.foreseen, await target.database.names())
     made = plan.model_copy(update=known)
     if not made.one_transaction:
         made = made.model_copy(update={"remarks": (*made.remarks, _SEVERAL)})

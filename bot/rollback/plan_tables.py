@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable
 
 from bot.durable import TargetParts
 from bot.errors import Refusal
@@ -31,7 +31,7 @@ async def tables(target: TargetParts, rev: str, journal: Journal, command: str) 
         if not refusal.warning:
             raise refusal
     history = await target.tool.read()
-    there = (await target.database.snapshot(count=False)).objects
+    there = await target.database.names()
     found = tuple(_known(name, there) for name in names)
     await plan_copies.may_make_beside(target)
     identity = await target.database.identity()
@@ -75,8 +75,8 @@ def asked(rev: str, command: str) -> tuple[tuple[str, ...], str]:
     return names, found["backup"]
 
 
-def _known(name: str, objects: Mapping[str, str]) -> str:
-    tables = [key.removeprefix("table ") for key in objects if key.startswith("table ")]
+def _known(name: str, objects: Iterable[str]) -> str:
+    tables = [key.removeprefix("table ") for key in sorted(objects) if key.startswith("table ")]
     for spelled in (name, f"public.{name}"):
         if spelled in tables:
             return spelled

@@ -195,6 +195,14 @@ async def test_an_owner_under_forced_row_security_gets_no_count_and_never_zero(s
     assert (await database_of(shop, server).snapshot(count=True)).counts["public.secret"] == 1000
 
 
+async def test_names_are_those_of_the_snapshot_also_while_somebody_holds_the_tables(database: PostgresDatabase, shop: Connect) -> None:
+    await execute(shop, EVERYTHING)
+    expected = {key for key in (await database.snapshot(count=False)).objects if key.startswith(("table ", "column "))}
+    async with session(shop) as holder, holder.transaction():
+        await holder.execute("LOCK TABLE parents, orders")
+        assert await database.names() == expected
+
+
 async def test_a_table_that_is_locked_or_slow_is_named_and_the_others_are_counted(database: PostgresDatabase, shop: Connect) -> None:
     await execute(shop, "CREATE TABLE locked (n int)", "CREATE TABLE free (n int)", "CREATE TABLE big AS SELECT generate_series(1, 300000) AS n")
     async with session(shop) as holder, holder.transaction():
