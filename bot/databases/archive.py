@@ -126,7 +126,8 @@ class Copied:
 
 async def _part(session: Connection, piece: Piece, member: str, sink: ArchiveSink, left_out: dict[str, str]) -> Part:
     facts: dict[str, Any] = await read_facts(session, piece)
-    facts |= {"others": list(piece.others), "generated": any(piece.fields[name].generated for name in piece.key.columns)}
+    facts |= {"others": list(piece.others), "others_types": [piece.fields[name].type for name in piece.others]}
+    facts |= {"generated": any(piece.fields[name].generated for name in piece.key.columns)}
     facts["marks"] = [name for name in piece.others if _birth_mark(piece, name)]
     async with sink.member(member) as write:
         copied = Copied(write)

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
@@ -32,8 +33,9 @@ PINNED = {
 }
 _SHORT = 32  # bytes of a value that are kept as they are
 #: of the server's own: the search_path holds nothing else, so others have their schema before their name
-_SHORT_TYPES = frozenset({"smallint", "integer", "bigint", "real", "double precision", "date", "timestamp", "timestamp without time zone",
-    "timestamp with time zone", "time without time zone"})  # fmt: skip
+_SHORT_TYPES = frozenset({"smallint", "integer", "bigint", "real", "double precision", "boolean", "uuid", "oid", "date",
+    "timestamp without time zone", "timestamp with time zone", "time without time zone"})  # fmt: skip
+_SHORT_NUMBER = re.compile(r"numeric\(\d{1,2},-?\d{1,2}\)")
 _STRINGS = frozenset({"text", "character varying"})
 LONG = 7 * 86400.0  # seconds; the step has a deadline of its own
 
@@ -130,7 +132,7 @@ class Key:
 class Piece:
     """A table's share of an archive. `table` and `leaves` are quoted, columns are plain names.
 
-    `leaves` are the tables whose rows are read: its own, or its partitions'. `others` are compared later, and only their hashes are taken.
+    `leaves` are the tables whose rows are read: its own, or its partitions'. `others` are compared later: long values are hashed.
     """
 
     table: str
@@ -154,8 +156,7 @@ class Piece:
     def query(self, leaf: str) -> str:
         """Its rows of one leaf, as COPY writes them."""
         taken = [quoted(name) for name in self.columns]
-        if self.others:
-            taken.append(f"ARRAY[{', '.join(hashed(quoted(name), self.fields[name].type) for name in self.others)}]::text[]")
+        taken += [beside(quoted(name), self.fields[name].type) for name in self.others]
         return f"SELECT {', '.join(taken)} FROM ONLY {leaf} {ROW}{self._where}"
 
     @property
@@ -180,15 +181,23 @@ def text_of(column: str) -> str:
     return f"CASE WHEN {column} IS DISTINCT FROM NULL THEN concat({column}) END"
 
 
-def hashed(column: str, kind: str = "") -> str:
-    """By which it is recognised: its text where that is short, else 16 hex digits of it; a hash of every value costs four times as much.
+def beside(column: str, kind: str) -> str:
+    """What COPY writes of a value by which its row is recognised: itself where its type, as format_type writes it, is always short."""
+    return column if _is_short(kind) else hashed(column, kind)
 
-    Its `kind`, as format_type writes it, makes it faster, and no other: where a cast to text is the output function, and where that is always short.
-    """
-    plain = kind.partition("(")[0].strip()
-    if plain in _SHORT_TYPES:
-        return f"'=' || {column}::text"
-    if plain in _STRINGS:
+
+def recognised(column: str, kind: str) -> str:
+    """The same of a value now, whatever its type is now; `kind` is the one that it had."""
+    return text_of(column) if _is_short(kind) else hashed(column)
+
+
+def _is_short(kind: str) -> bool:
+    return re.sub(r"\(\d\)", "", kind) in _SHORT_TYPES or _SHORT_NUMBER.fullmatch(kind) is not None
+
+
+def hashed(column: str, kind: str = "") -> str:
+    """Its text where that is short, else 16 hex digits of its hash, which costs four times as much. `kind` makes it faster, and no other."""
+    if kind.partition("(")[0].strip() in _STRINGS:
         return (
             f"CASE WHEN octet_length({column}) <= {_SHORT} THEN '=' || {column}"
             f" ELSE '#' || left(encode(sha256(convert_to({column}, 'UTF8')), 'hex'), 16) END"

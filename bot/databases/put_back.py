@@ -19,7 +19,7 @@ from typing import Any
 from bot.databases import foreign_keys as fk
 from bot.databases import hypertables, large_objects
 from bot.databases.connecting import Connection, connected, quoted
-from bot.databases.pieces import LONG, PINNED, hashed, text_of
+from bot.databases.pieces import LONG, PINNED, recognised, text_of
 from bot.databases.staging import Conflicts, Stage, literal, stage_objects, stage_part
 from bot.databases.table_facts import advance, give_back, went_back
 from bot.databases.unlocked import Unlocked
@@ -156,8 +156,9 @@ class _Putting:
             )
             return
         strict = stage.part.what == "values" or not facts["generated"] or await went_back(self._session, stage.table.oid, facts)
-        differs = {name: f"s.others[{place}] IS DISTINCT FROM {hashed('l.' + quoted(name))}" for place, name in others}
-        held = {name: f"s.others[{place}] IS NOT NULL" for place, name in others}
+        kinds = dict(zip(facts["others"], facts["others_types"], strict=True))
+        differs = {name: f"s.o{place} IS DISTINCT FROM {recognised('l.' + quoted(name), kinds[name])}" for place, name in others}
+        held = {name: f"s.o{place} IS NOT NULL" for place, name in others}
         if strict:
             named = ", ".join(f"CASE WHEN {test} THEN {literal(name)} END" for name, test in differs.items())
             where = " OR ".join(differs.values())

@@ -1,6 +1,7 @@
 """Archived rows in temporary tables of the session that puts them back, each column in the type that it has now.
 
-A stage's columns: c0, c1, ... as in Part.columns; `n` counts from 1; `others`: the hashes; `present`: its key was there before; `bad`: the conflict.
+A stage's columns: c0, c1, ... as in Part.columns; o1, o2, ...: what lay beside them, as Piece.others; `n` counts from 1; `present`: its key was there
+before; `bad`: the conflict.
 """
 
 # ruff: noqa: S608  names are quoted here, or by the server; a type's name is one only when the server reads it as nothing else
@@ -152,13 +153,19 @@ async def make(session: Connection, stage: Stage) -> None:
     """Made from the table, so that types, lengths and collations are its own."""
     columns = ", ".join(f"{quoted(name) if name in stage.slots else 'NULL::text'} AS c{place}" for place, name in enumerate(stage.part.columns))
     await session.execute(f"CREATE TEMP TABLE {bare(stage.name)} ON COMMIT DROP AS SELECT {columns} FROM {stage.table.source} WITH NO DATA")
-    await session.execute(f"ALTER TABLE {stage.name} ADD n bigint GENERATED ALWAYS AS IDENTITY, ADD others text[], ADD present boolean, ADD bad text")
+    await session.execute(f"ALTER TABLE {stage.name} ADD n bigint GENERATED ALWAYS AS IDENTITY, ADD present boolean, ADD bad text")
+    for name in _beside(stage.part):
+        await session.execute(f"ALTER TABLE {stage.name} ADD {name} text")
     await session.execute(f"CREATE INDEX ON {stage.name} (n)")
+
+
+def _beside(part: Part) -> list[str]:
+    return [f"o{place}" for place, _ in enumerate(part.table_facts.get("others", ()), 1)]
 
 
 async def _fill(session: Connection, stage: Stage, source: ArchiveSource, conflicts: Conflicts) -> None:
     part = stage.part
-    columns = [f"c{place}" for place in range(len(part.columns))] + (["others"] if part.table_facts["others"] else [])
+    columns = [f"c{place}" for place in range(len(part.columns))] + _beside(part)
     expected = (part.rows, part.bytes, part.sha256)
     then = dict(zip(part.columns, part.types, strict=True))
     if all(then[name] == stage.table.fields[name].type for name in stage.slots):
@@ -176,7 +183,7 @@ async def _fill(session: Connection, stage: Stage, source: ArchiveSource, confli
 async def _fill_as_text(session: Connection, stage: Stage, columns: Sequence[str], source: ArchiveSource, expected: tuple[int, int, str]) -> None:
     """Each value is cast, and cast back: what doesn't come back as it was, doesn't fit."""
     plain, part = f"{stage.name}_text", stage.part
-    listed = ", ".join(f"{name} {'text[]' if name == 'others' else 'text'}" for name in columns)
+    listed = ", ".join(f"{name} text" for name in columns)
     await session.execute(f"CREATE TEMP TABLE {bare(plain)} ({listed}, n bigint GENERATED ALWAYS AS IDENTITY, bad text) ON COMMIT DROP")
     await session.execute(f"CREATE INDEX ON {plain} (n)")
     await load(session, plain, columns, source, part.member, expected)
