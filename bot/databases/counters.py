@@ -16,7 +16,8 @@ _LOOK = 0.05
 
 _RESET = "SELECT pg_stat_reset()"
 _ALONE = """
-SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid())"""
+SELECT NOT EXISTS (
+  SELECT FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type <> 'autovacuum worker')"""
 #: only a superuser turns them off, for a session, or for a role or a database
 _ON = """
 SELECT current_setting('track_counts')::bool AND NOT EXISTS (

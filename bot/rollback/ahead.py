@@ -69,7 +69,7 @@ class Ahead:
                     building.cancel()
                     await asyncio.gather(building, return_exceptions=True)
         except BackoutError as error:
-            log.info("the rehearsal of %s could not begin before its dump: %s", self._world.run, error)
+            log.info("what was done ahead for the rehearsal of %s ended with: %s", self._world.run, error)
 
     async def _build(self, scratch: Scratch) -> tuple[Snapshot, Snapshot]:
         found = await built(self._world, scratch)
