@@ -125,6 +125,9 @@ async def stage_part(session: Connection, part: Part, number: int, source: Archi
     if row is None:
         conflicts.add_all(part, "The table isn't there.")
         return None
+    if part.table_facts.get("others") and "others_types" not in part.table_facts:
+        conflicts.add_all(part, "It was archived by an earlier Backout, which can put it back.")
+        return None
     fields = await fields_of(session, row["oid"])
     kind = "p" if await hypertables.is_one(session, row["oid"]) else row["kind"]
     table = Table(row["oid"], part.table, kind, fields)

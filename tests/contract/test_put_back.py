@@ -50,6 +50,21 @@ async def test_the_archived_value_wins_over_what_the_upgrade_computed_also_when_
     assert (await shop.put(kept)).unchanged == 3
 
 
+async def test_an_archive_that_an_earlier_version_wrote_is_left_whole_and_named(shop: Shelf) -> None:
+    await shop.run("CREATE TABLE people (id int PRIMARY KEY, name text, tax text)", "INSERT INTO people VALUES (1, 'Ann', 'A-1')")
+    kept = await shop.keep(lost("column", "public.people.tax"))
+    (part,) = kept.parts
+    facts = {key: value for key, value in part.table_facts.items() if key != "others_types"}
+    earlier = kept.model_copy(update={"parts": (part.model_copy(update={"table_facts": facts}),)})
+    await shop.run("UPDATE people SET tax = NULL")
+
+    done = await shop.put(earlier)
+
+    assert (done.rows, done.values, done.conflicts_total) == (0, 0, 1)
+    assert "earlier Backout" in done.conflicts[0].why
+    assert await shop.rows("SELECT tax FROM people") == [(None,)]
+
+
 # ------------------------------------------------------------------ whose value it is
 
 PEOPLE = "CREATE TABLE people (id {} PRIMARY KEY, name text, city text, tax text)"
