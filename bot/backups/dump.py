@@ -215,6 +215,7 @@ class DumpBackup:
 
     async def _dump(self, client: Client, out: Writing, work: Work, version: int, *more: str) -> Finished:
         argv = [client.program("pg_dump"), "--format", self._settings.format, "--compress", _COMPRESSION]
+        # --no-sync: the store syncs it, while it is proven
         argv += ["--no-sync", "--no-password", "--lock-wait-timeout", str(_LOCK_WAIT * 1000), *more]
         env = environment(self._connect, work.application, _since_14(version))
         secrets = (self._connect.password,)

@@ -25,6 +25,7 @@ SELECT current_setting('server_version_num')::int AS version, (SELECT system_ide
   (SELECT array_agg(pubname::text ORDER BY pubname) FROM pg_publication) AS publications,
   current_user::text AS me, (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) AS i_am_superuser,
   (SELECT rolsuper FROM pg_roles WHERE rolname = $1) AS tool_is_superuser,
+  (SELECT bool_or(pg_has_role($1::name, r.oid, 'MEMBER')) FROM pg_roles r WHERE r.rolsuper) AS tool_may_become_superuser,
   (SELECT bool_or(pg_has_role($1::name, r.oid, 'MEMBER')) FROM pg_roles r
     WHERE r.rolname IN ('pg_execute_server_program', 'pg_read_server_files', 'pg_write_server_files')) AS tool_reaches_files
 FROM pg_database d WHERE d.datname = current_database()"""

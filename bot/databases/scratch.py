@@ -144,7 +144,8 @@ class ServerScratch:
 
     async def _know(self, session: Connection) -> None:
         self.version = await session.fetchval("SELECT current_setting('server_version_num')::int")
-        self.counted = self.owners and self.version >= counters.SINCE and not self._like.facts["tool_is_superuser"]  # who could turn them off
+        # a superuser could turn them off
+        self.counted = self.owners and self.version >= counters.SINCE and not self._like.facts["tool_may_become_superuser"]
         self.says = f"{self._where}, PostgreSQL {self.version // 10000}"
 
     def _real(self, name: str) -> str:

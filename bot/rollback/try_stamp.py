@@ -7,10 +7,10 @@ from bot.errors import OutcomeUnknown, Refusal, StepFailed
 from bot.evidence import Rehearsal, Snapshot
 from bot.model import Plan
 from bot.rollback import compare
+from bot.rollback.ahead import BUILT
 from bot.rollback.copies import within
 from bot.steps.move import heads
 
-_BUILT = "backout_built"
 _TOLD = 20  # differences that are told
 
 
@@ -25,8 +25,8 @@ async def _tried(world: World) -> Rehearsal:
         return Rehearsal(done=False, why=world.target.rehearsal.why_not)
     began = world.clock.monotonic()
     async with scratches.open(world) as scratch:
-        await scratch.create(_BUILT)
-        database, tool = scratch.at(_BUILT)
+        await scratch.create(BUILT)
+        database, tool = scratch.at(BUILT)
         await world.progress(f"building {plan.to} from nothing")
         try:
             if heads(plan.to):

@@ -17,6 +17,7 @@ from bot.keeping import Progress, Restoring
 from bot.model import Attempt, Run
 from bot.steps.restore_point import taken
 from bot.steps.stage_backup import asked_for, provider, staged_by
+from bot.strategy import UNREAD
 from bot.words import span
 
 _SLOWEST = 8.0  # seconds between two looks
@@ -183,7 +184,7 @@ async def _stands(world: World) -> str:
     except Refusal as refusal:
         if refusal.code != "version_table_missing":
             raise
-        return "unknown"
+        return UNREAD
 
 
 def under_way(run: Run) -> bool:
